@@ -1,0 +1,30 @@
+"""phicalc: a neural interatomic potential with learned long-range electrostatics, for ASE."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phicalc.artifact import load_model
+    from phicalc.calculator import PhiCalculator
+    from phicalc.errors import PhicalcError
+
+__version__ = "0.1.0"
+
+__all__ = ["PhiCalculator", "PhicalcError", "__version__", "load_model"]
+
+_HOMES = {
+    "PhiCalculator": "phicalc.calculator",
+    "PhicalcError": "phicalc.errors",
+    "load_model": "phicalc.artifact",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: ``import phicalc`` itself loads no torch."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'phicalc' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

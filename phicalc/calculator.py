@@ -1,0 +1,374 @@
+"""ASE calculator of a model file, or of a committee of them."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phicalc import fields
+from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.checks import check_total_charge
+from phicalc.electrostatics.eigenbasis import spectrum
+from phicalc.errors import StructureError, UnsupportedError
+from phicalc.evaluator import Evaluation, Evaluator
+
+Array = NDArray[np.float64]
+ModelSource = str | Path | LoadedModel
+
+_TERM = "energy_"  # prefix of the model's outputs that add up to the energy
+
+
+class Spectrum(NamedTuple):
+    """The potential φ = Σ_k α_k u_k in the eigenbasis of the graph Laplacian, L u_k = λ_k u_k.
+
+    The sign of each α_k, and its shares within one degenerate λ_k, depend on the basis chosen.
+    """
+
+    eigenvalues: Array  # λ (k,) | e/V, ascending
+    coefficients: Array  # α (k,) | V
+
+
+@dataclass
+class _Details:
+    """What the last evaluation gave beyond ASE's properties."""
+
+    potential: Array | None = None
+    energy_terms: dict[str, float] = field(default_factory=dict)
+    energy_spread: float = 0.0
+    forces_spread: Array | None = None
+
+
+class PhiCalculator(Calculator):
+    """Energy, forces, stress, charges and dipole from a phicalc model.
+
+    One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
+    (N, 3) eV/Å, stress (6,) eV/Å³ in ASE's order and sign (cells periodic in three directions
+    only), charges (N,) e, and dipole (3,) e·Å (non-periodic only; about the centre of mass).
+
+    The total charge is ``atoms.info["charge"]``, else ``charge``, else 0. It is read anew at every
+    request: changing it invalidates earlier results, and ``atoms.info`` is never written.
+
+    On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
+    the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed.
+
+    Parameters
+    ----------
+    model : str, Path, LoadedModel or a list of them
+        Model file; several form a committee, whose mean is the result.
+    device : str
+        ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda[:n]"``.
+    skin : float
+        Å added to the cutoff of the neighbour list, which is rebuilt when it is used up.
+    charge : float, optional
+        Total charge in e of structures that do not name their own.
+    cache : bool
+        Keep the electrostatic potential and the Laplacian eigenbasis from step to step. They
+        speed up the solve and do not change its result.
+    threads : int, optional
+        CPU threads of an evaluation; the process's own setting is restored after each.
+
+    Raises
+    ------
+    ModelFileError
+        A model file is missing, damaged or foreign.
+    UnsupportedError
+        No such device; when asked to calculate: unknown elements, or a total charge that the
+        model was not made for.
+    StructureError
+        When asked to calculate: no atoms, NaN positions, a flat cell, atoms on one spot.
+
+    Examples
+    --------
+    >>> from phicalc import PhiCalculator
+    >>> atoms.calc = PhiCalculator("model.pt")  # doctest: +SKIP
+    >>> atoms.get_potential_energy()  # doctest: +SKIP
+    """
+
+    name = "phicalc"
+    implemented_properties = [  # noqa: RUF012 - ASE's own convention
+        "energy", "free_energy", "energies", "forces", "stress", "charges", "dipole",
+    ]  # fmt: skip
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: ModelSource | Sequence[ModelSource],
+        *,
+        device: str = "auto",
+        skin: float = 1.0,
+        charge: float | None = None,
+        cache: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        sources = [model] if isinstance(model, str | Path | LoadedModel) else list(model)
+        if not sources:
+            raise UnsupportedError("expected at least one model, got an empty list")
+        if threads is not None and threads < 1:
+            raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
+        self.charge = None if charge is None else check_total_charge(charge)
+        self._skin = skin
+        self._cache = cache
+        self._threads = threads
+        self._device = device
+        self._details = _Details()
+        self._evaluated_charge = 0.0
+        self._load(sources)
+
+    def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
+        """Models and everything else that is rebuilt rather than copied or pickled."""
+        self.device = resolve_device(self._device)
+        self.models = [self._loaded(source) for source in sources]
+        self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
+        self._last: Evaluation | None = None
+        self._seconds = 0.0
+
+    def _loaded(self, source: ModelSource | bytes) -> LoadedModel:
+        if isinstance(source, LoadedModel):
+            return source if source.device == self.device else load_model(source.data, self.device)
+        return load_model(source, self.device)
+
+    # --- ASE's interface ------------------------------------------------------------------------
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """ASE's list of changes since the last calculation, the total charge included."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if not changes and self._total_charge(atoms) != self._evaluated_charge:
+            changes = ["info"]
+        return changes
+
+    def reset(self) -> None:
+        """Forget the last structure and its results."""
+        super().reset()
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        self.results = {}
+        self._details = _Details()
+        self._last = None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the model once and fill ``results`` with all that the structure allows.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            A requested property is not defined for this structure or not given by this model.
+        StructureError, UnsupportedError, ConvergenceError
+            See the class; nothing is left in ``results`` then.
+        """
+        start = time.perf_counter()
+        self._forget_results()
+        if atoms is not None:
+            self.atoms = atoms.copy()
+        if self.atoms is None:
+            raise StructureError("expected a structure to calculate, got none; pass atoms")
+        _refuse_undefined(properties, self.atoms)
+        charge = self._total_charge(self.atoms)
+        evaluations = self._evaluator(self.atoms, charge)
+        self._fill(evaluations, self.atoms)
+        self._evaluated_charge = charge
+        self._seconds += time.perf_counter() - start
+        for name in properties:
+            if name not in self.results:
+                raise PropertyNotImplementedError(f"this model does not give {name}")
+
+    def _total_charge(self, atoms: Atoms) -> float:
+        charge = atoms.info.get("charge")
+        if charge is None:
+            charge = self.charge
+        return 0.0 if charge is None else check_total_charge(charge)
+
+    def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
+        """Means over the committee into ``results``, spreads into attributes."""
+        outputs = [evaluation.output for evaluation in evaluations]
+        mean = _means(outputs)
+        energy, forces = float(mean[fields.ENERGY][0]), mean[fields.FORCES]
+        results: dict[str, Any] = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": mean[fields.ENERGIES],
+            "forces": forces,
+        }
+        if atoms.pbc.all():
+            results["stress"] = full_3x3_to_voigt_6_stress(mean[fields.STRESS][0])
+        if fields.CHARGES in mean:
+            results["charges"] = mean[fields.CHARGES]
+        if fields.DIPOLE in mean and not atoms.pbc.any():
+            results["dipole"] = mean[fields.DIPOLE][0]
+        _check_finite(results)
+        terms = {
+            name.removeprefix(_TERM): float(value[0])
+            for name, value in mean.items()
+            if name.startswith(_TERM)
+        }
+        self._details = _Details(mean.get(fields.POTENTIAL), terms)
+        if len(outputs) > 1:
+            energies = [float(output[fields.ENERGY][0]) for output in outputs]
+            deviations = np.array([output[fields.FORCES].numpy() - forces for output in outputs])
+            self._details.energy_spread = float(np.std(energies))
+            self._details.forces_spread = np.sqrt((deviations**2).sum(axis=2).mean(axis=0))
+        self._last = evaluations[0]
+        self.results = results
+
+    # --- beyond ASE's properties ----------------------------------------------------------------
+
+    @property
+    def potential(self) -> Array:
+        """Electrostatic potential φ (N,) in V of the last structure.
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no Φ head, or nothing was calculated yet.
+        """
+        self._last_atoms()
+        if self._details.potential is None:
+            raise UnsupportedError("this model has no Φ head, and so no potential")
+        return self._details.potential.copy()
+
+    @property
+    def energy_terms(self) -> dict[str, float]:
+        """The energy of the last structure by term, in eV: reference, network, zbl, phi, …"""
+        self._last_atoms()
+        return dict(self._details.energy_terms)
+
+    @property
+    def energy_spread(self) -> float:
+        """Standard deviation in eV of the committee's energies; 0 for a single model."""
+        self._last_atoms()
+        return self._details.energy_spread
+
+    @property
+    def forces_spread(self) -> Array:
+        """Root mean square over the committee of |F_i − mean F_i|, (N,) in eV/Å."""
+        atoms = self._last_atoms()
+        if self._details.forces_spread is None:
+            return np.zeros(len(atoms))
+        return self._details.forces_spread.copy()
+
+    def _last_atoms(self) -> Atoms:
+        if not self.results or self.atoms is None:
+            raise UnsupportedError("nothing was calculated yet; ask for an energy first")
+        atoms: Atoms = self.atoms
+        return atoms
+
+    def spectrum(self, modes: int | None = None) -> Spectrum:
+        """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = μ/(λ_k + μ) u_kᵀ s of φ.
+
+        For analysis, not for every step. Of a committee, the first model's.
+
+        Parameters
+        ----------
+        modes
+            How many, lowest first; by default all, or 64 where the Laplacian is too large to be
+            diagonalised whole.
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no Φ head, or nothing was calculated yet.
+        """
+        atoms = self._last_atoms()
+        if self._last is None:  # a copy carries results, but not what they were made from
+            self.calculate(atoms)
+        assert self._last is not None
+        graph, output = self._last.graph, self._last.output
+        if fields.LAPLACIAN_WEIGHTS not in output:
+            raise UnsupportedError("this model has no Φ head, and so no spectrum")
+        eigenvalues, coefficients = spectrum(
+            output[fields.LAPLACIAN_WEIGHTS],
+            graph[fields.EDGE_INDEX].cpu(),
+            output[fields.SOURCE],
+            float(output[fields.SCREENING]),
+            modes,
+        )
+        return Spectrum(eigenvalues.numpy(), coefficients.numpy())
+
+    def cache_info(self) -> dict[str, float | str]:
+        """What was reused so far: neighbour lists, and the first model's electrostatics."""
+        return self._evaluator.cache_info()
+
+    def timings(self) -> dict[str, float]:
+        """Number of evaluations and mean wall seconds of each, by part.
+
+        ``neighbours``, ``electrostatics`` (upkeep of its cache), ``model``, and ``other``:
+        checks, copies and results, all that is neither.
+        """
+        count, parts = self._evaluator.timings()
+        other = max(0.0, self._seconds / max(1, count) - sum(parts.values()))
+        return {"evaluations": count, **parts, "other": other}
+
+    # --- copying --------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings, results and the model files' content; what can be rebuilt is left out."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _REBUILT}
+        state["_models"] = [model.data for model in self.models]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        models = state.pop("_models")
+        self.__dict__.update(state)
+        self._load(models)
+
+
+_REBUILT = {"device", "models", "_evaluator", "_last", "_seconds"}
+
+
+def _refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:
+    """Say why a property has no value here, before anything is computed."""
+    periodic = atoms.pbc.tolist()
+    if "stress" in properties and not all(periodic):
+        raise PropertyNotImplementedError(
+            f"stress needs a cell periodic in three directions, got pbc {periodic}"
+        )
+    if "dipole" in properties and any(periodic):
+        raise PropertyNotImplementedError(
+            f"the dipole of a periodic structure is undefined, got pbc {periodic}"
+        )
+
+
+_AVERAGED = {
+    fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES, fields.DIPOLE,
+    fields.POTENTIAL,
+}  # fmt: skip
+
+
+def _means(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Array]:
+    """Mean over the members of what all of them give."""
+    names = [
+        name
+        for name in outputs[0]
+        if (name in _AVERAGED or name.startswith(_TERM)) and all(name in o for o in outputs)
+    ]
+    if len(outputs) == 1:
+        return {name: outputs[0][name].numpy() for name in names}
+    return {name: torch.stack([o[name] for o in outputs]).mean(0).numpy() for name in names}
+
+
+def _check_finite(results: dict[str, Any]) -> None:
+    """A NaN is an error where it arises, not a hundred steps later."""
+    bad = [name for name, value in results.items() if not np.isfinite(value).all()]
+    if not bad:
+        return
+    rows = np.flatnonzero(~np.isfinite(results["forces"]).all(axis=1))
+    where = f" (forces on {len(rows)} atoms, first {rows[0]})" if len(rows) else ""
+    raise StructureError(
+        f"expected finite results, got NaN or infinity in {', '.join(bad)}{where}; the structure "
+        "is far from all that the model was trained on: look for atoms too close to each other"
+    )

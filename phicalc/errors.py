@@ -1,0 +1,37 @@
+"""Typed errors. Each message says what was wrong and how to mend it."""
+
+
+class PhicalcError(ValueError):
+    """Base of every error that phicalc raises for a mistake in its input."""
+
+
+class StructureError(PhicalcError):
+    """A structure that no model could evaluate: NaN positions, flat cell, atoms on one spot …"""
+
+
+class UnsupportedError(PhicalcError):
+    """A sound structure or request that this particular model was not made for."""
+
+
+class DataError(PhicalcError):
+    """Training or evaluation data with missing, mixed or absurd labels."""
+
+
+class ConfigError(PhicalcError):
+    """A configuration with an unknown key or a value out of range."""
+
+
+class ModelFileError(PhicalcError):
+    """A file that is not a phicalc model or checkpoint, or is damaged, or is too new."""
+
+
+class ConvergenceError(PhicalcError):
+    """An iterative solve or a workflow that did not converge within its limit."""
+
+
+class OutputError(PhicalcError):
+    """A file or folder that cannot be written, or that a new run would overwrite."""
+
+
+class SimulationError(PhicalcError):
+    """A simulation that left the realm of its model: NaN, atoms flying apart, wide spread …"""

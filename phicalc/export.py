@@ -1,0 +1,177 @@
+"""From a training checkpoint to a model file that was seen to give the same numbers."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.data import covalent_radii
+from pydantic import ValidationError
+from torch import Tensor
+
+from phicalc import fields
+from phicalc.artifact import (
+    LoadedModel,
+    ModelMetadata,
+    Provenance,
+    load_model,
+    model_bytes,
+    write_atomically,
+)
+from phicalc.data.graph import Graph, collate, graph_dict, to_graph
+from phicalc.errors import ModelFileError
+from phicalc.model.checkpoint import Checkpoint, load_checkpoint
+from phicalc.model.derivatives import Differentiated
+
+TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
+"""Largest deviation of the file from the network, relative to the largest value of each output."""
+
+COMPARED = (fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES)
+
+
+def export(
+    checkpoint_path: str | Path,
+    out_path: str | Path,
+    *,
+    dtype: str | None = None,
+    description: str = "",
+    licence: str = "",
+    data_licence: str = "",
+    structures: Sequence[Atoms] | None = None,
+) -> ModelMetadata:
+    """Write the model file of a checkpoint, after comparing it with the network it came from.
+
+    Parameters
+    ----------
+    checkpoint_path, out_path
+        An existing file at ``out_path`` is replaced; on failure it is left as it was.
+    dtype
+        ``"float32"`` or ``"float64"`` instead of the checkpoint's own, e.g. float64 for NVE runs.
+    description
+        What the model may and may not be used for, one or two sentences.
+    licence, data_licence
+        Of the weights; of the training data, with its attribution.
+    structures
+        To compare on; by default random ones of the model's elements.
+
+    Raises
+    ------
+    ModelFileError
+        The checkpoint cannot be read, the file cannot be written, or its numbers differ.
+    """
+    checkpoint = load_checkpoint(checkpoint_path, dtype)
+    module = Differentiated(checkpoint.potential).eval()
+    provenance = _provenance(checkpoint, Path(checkpoint_path))
+    metadata = describe(checkpoint, provenance).model_copy(
+        update={"description": description, "licence": licence, "data_licence": data_licence}
+    )
+    data = model_bytes(module, metadata)
+    samples = sample_structures(checkpoint.elements) if structures is None else structures
+    verify(module, load_model(data), samples)
+    write_atomically(Path(out_path), data)
+    return metadata
+
+
+def describe(checkpoint: Checkpoint, provenance: Provenance | None = None) -> ModelMetadata:
+    """Metadata of the model that a checkpoint holds."""
+    config, potential = checkpoint.config, checkpoint.potential
+    return ModelMetadata(
+        elements=checkpoint.elements,
+        cutoff=config.cutoff,
+        dtype=config.dtype,
+        backbone=config.backbone.kind,
+        heads=[head.kind for head in config.heads],
+        supports_total_charge=config.total_charge,
+        basis_size=max((head.basis_size for head in config.heads), default=0),
+        parameters=sum(parameter.numel() for parameter in potential.parameters()),
+        config=config.model_dump(mode="json"),
+        provenance=provenance or Provenance(),
+    )
+
+
+def verify(module: Differentiated, model: LoadedModel, structures: Sequence[Atoms]) -> None:
+    """Compare a loaded model with the network it was made from, one by one and as a batch.
+
+    Raises
+    ------
+    ModelFileError
+        They differ by more than rounding, the file gives different numbers when asked again, or
+        the network's own are not finite.
+    """
+    tolerance = TOLERANCES[model.metadata.dtype]
+    for graph in _graphs(structures, model.metadata.cutoff):
+        expected = module(graph)
+        first, second, third = (model(graph) for _ in range(3))
+        for name in COMPARED:
+            if name not in expected:
+                continue
+            if not bool(torch.isfinite(expected[name]).all()):
+                raise ModelFileError(f"the network gives NaN or infinite {name}; train it anew")
+            _compare(name, expected[name], first[name], tolerance)
+            if not (
+                torch.equal(first[name], second[name]) and torch.equal(first[name], third[name])
+            ):
+                raise ModelFileError(f"the exported model gives another {name} each time it is run")
+
+
+def _compare(name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:
+    scale = max(1.0, float(expected.abs().max()))
+    deviation = float((expected - found).abs().max())
+    if not deviation <= tolerance * scale:
+        raise ModelFileError(
+            f"the exported model gives {name} that differ from the network's by {deviation:.2g}, "
+            f"expected at most {tolerance * scale:.2g}; no file was written"
+        )
+
+
+def _graphs(structures: Sequence[Atoms], cutoff: float) -> Iterator[Graph]:
+    graphs = [to_graph(atoms, cutoff) for atoms in structures]
+    for graph in graphs:
+        yield graph_dict(collate([graph]))
+    yield graph_dict(collate(graphs))
+
+
+def sample_structures(elements: Sequence[int], seed: int = 0) -> list[Atoms]:
+    """Random structures of given elements at about bonding distance, to try a model on.
+
+    A single atom, a small molecule and the same as an ion, a crystal of eight atoms, and a
+    periodic one too large for a direct solve of the electrostatics.
+    """
+    generator = np.random.default_rng(seed)
+    molecule = _jittered_lattice(elements, (3, 2, 2), generator)
+    molecule.pbc = False
+    ion = molecule.copy()
+    ion.info["charge"] = 1.0
+    return [
+        Atoms([elements[0]], positions=[[0.0, 0.0, 0.0]]),
+        molecule,
+        ion,
+        _jittered_lattice(elements, (2, 2, 2), generator),
+        _jittered_lattice(elements, (8, 6, 6), generator),
+    ]
+
+
+def _jittered_lattice(
+    elements: Sequence[int], counts: tuple[int, int, int], generator: np.random.Generator
+) -> Atoms:
+    """A cubic lattice of random elements, wide enough for the largest, off its sites by a tenth."""
+    spacing = 2.2 * max(covalent_radii[number] for number in elements)
+    sites = spacing * np.stack(np.indices(counts), axis=-1).reshape(-1, 3).astype(float)
+    sites += generator.uniform(-0.1, 0.1, sites.shape) * spacing
+    numbers = generator.choice(np.asarray(elements), len(sites))
+    return Atoms(numbers, positions=sites, cell=spacing * np.array(counts), pbc=True)
+
+
+def _provenance(checkpoint: Checkpoint, path: Path) -> Provenance:
+    """What the trainer noted in the checkpoint; a checkpoint made by hand may hold nothing."""
+    noted: Any = checkpoint.extra.get("provenance", {})
+    content = dict(noted) if isinstance(noted, Mapping) else {}
+    content["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    try:
+        return Provenance.model_validate(content)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise ModelFileError(f"{path}: its provenance is not understood (key {key!r})") from error

@@ -1,0 +1,36 @@
+"""Names of the tensors that travel between data, model and calculator.
+
+N atoms, E directed edges, B structures, k basis vectors. One name, one shape, one unit.
+A directed edge e runs from a sender j to a receiver i; each neighbour pair (and each periodic
+image of it) appears twice, once in either direction. Edges are sorted by receiver.
+"""
+
+from typing import Final
+
+# --- inputs -------------------------------------------------------------------------------------
+SPECIES: Final = "species"  # (N,) int64 | - | atomic numbers
+POSITIONS: Final = "positions"  # (N, 3) float64 | Å | positions, unwrapped as given
+CELL: Final = "cell"  # (B, 3, 3) float64 | Å | rows are cell vectors; zero where not periodic
+PBC: Final = "pbc"  # (B, 3) bool | - | periodic directions
+EDGE_INDEX: Final = "edge_index"  # (2, E) int64 | - | row 0 sender j, row 1 receiver i
+EDGE_SHIFTS: Final = "edge_shifts"  # (E, 3) float64 | - | integer cell translations S
+EDGE_VECTORS: Final = "edge_vectors"  # (E, 3) float64 | Å | r_j + S·cell − r_i
+BATCH: Final = "batch"  # (N,) int64 | - | structure of each atom, ascending
+TOTAL_CHARGE: Final = "total_charge"  # (B,) float64 | e | total charge Q
+BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenbasis
+POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
+
+# --- outputs (labels in training data bear the same names) ----------------------------------------
+ENERGY: Final = "energy"  # (B,) float64 | eV | total energy
+ENERGIES: Final = "energies"  # (N,) float64 | eV | per-atom energies, sum to energy
+FORCES: Final = "forces"  # (N, 3) float64 | eV/Å | minus the gradient of energy
+STRESS: Final = "stress"  # (B, 3, 3) float64 | eV/Å³ | dE/dε / V, ASE sign; 3-D periodic only
+VIRIAL: Final = "virial"  # (B, 3, 3) float64 | eV | dE/dε, symmetric
+CHARGES: Final = "charges"  # (N,) float64 | e | atomic charges, sum to total_charge
+DIPOLE: Final = "dipole"  # (B, 3) float64 | e·Å | non-periodic structures only
+POTENTIAL: Final = "potential"  # (N,) float64 | V | φ of the Φ head
+SOURCE: Final = "source"  # (N,) float64 | V | s, what the atoms' features put into φ
+SCREENING: Final = "screening"  # (1,) float64 | e/V | μ of the Φ head
+LAPLACIAN_WEIGHTS: Final = "laplacian_weights"  # (E,) float64 | e/V | edge weights w of L
+SOLVER_ITERATIONS: Final = "solver_iterations"  # (1,) int64 | - | CG iterations; 0: direct solve
+SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residual of the solve

@@ -1,0 +1,109 @@
+"""The training checkpoint: configuration + state_dict, plain data that loads without unpickling.
+
+A checkpoint can always be turned into a model file again (``phicalc export``).
+"""
+
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from pydantic import ValidationError
+
+from phicalc.errors import ModelFileError
+from phicalc.model.config import ModelConfig
+from phicalc.model.potential import Potential, build_potential
+
+FORMAT_VERSION = 1
+KIND = "phicalc checkpoint"
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds: the potential, rebuilt, and whatever was saved beside it."""
+
+    potential: Potential
+    config: ModelConfig
+    elements: list[int]
+    extra: dict[str, Any]
+
+
+def write_atomically(payload: Any, path: Path) -> None:
+    """``torch.save`` into a temporary file beside ``path``, flushed, then renamed onto it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(
+    path: str | Path, potential: Potential, extra: Optional[dict[str, Any]] = None
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Parameters
+    ----------
+    extra
+        tensors and plain Python values (dicts, lists, strings, numbers) to keep beside the model
+    """
+    payload = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "config": potential.config.model_dump(),
+        "elements": potential.elements,
+        "state_dict": potential.state_dict(),
+        "extra": extra or {},
+    }
+    write_atomically(payload, Path(path))
+
+
+def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint:
+    """Read a checkpoint and rebuild its potential on the CPU.
+
+    Parameters
+    ----------
+    dtype
+        ``"float32"`` or ``"float64"`` to rebuild the network in another precision
+
+    Raises
+    ------
+    ModelFileError
+        missing, truncated or foreign file, or one written by a newer phicalc
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"expected a checkpoint file, got nothing at {path}")
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(
+            f"expected a phicalc checkpoint, got a file of another kind or cut short: {path}"
+        )
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelFileError(f"expected a phicalc checkpoint, could not read {path}: {error}")
+    if not isinstance(payload, dict) or payload.get("kind") != KIND:
+        raise ModelFileError(f"expected a phicalc checkpoint, got another file: {path}")
+    version = payload.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"expected checkpoint format up to {FORMAT_VERSION}, got {version} in {path}: "
+            "it was written by a newer phicalc, please upgrade"
+        )
+    try:
+        config = ModelConfig.model_validate(payload["config"])
+        if dtype is not None:
+            config = ModelConfig.model_validate({**config.model_dump(), "dtype": dtype})
+        potential = build_potential(config, payload["elements"])
+        potential.load_state_dict(payload["state_dict"])
+    except (KeyError, RuntimeError, ValidationError) as error:
+        raise ModelFileError(f"expected a complete phicalc checkpoint in {path}: {error}")
+    return Checkpoint(potential, config, potential.elements, payload["extra"])

@@ -1,0 +1,94 @@
+"""Forces, virial and stress: the only place where gradients of the energy are taken.
+
+The energy depends on the geometry through the edge vectors alone, so one gradient g_e = ∂E/∂r_e
+gives it all: F_i = Σ_{e→i} g_e − Σ_{e←i} g_e and the virial dE/dε = Σ_e sym(g_e ⊗ r_e).
+"""
+
+from typing import Dict, List
+
+import torch
+from ase.data import atomic_masses
+from torch import Tensor, nn
+
+from phicalc import fields
+from phicalc.model.potential import Potential
+
+
+def forces_of(edge_gradient: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
+    """Forces (N, 3) | eV/Å from ∂E/∂r_e (E, 3)."""
+    forces = torch.zeros(num_nodes, 3, dtype=edge_gradient.dtype, device=edge_gradient.device)
+    forces = forces.index_add(0, edge_index[1], edge_gradient)
+    return forces.index_add(0, edge_index[0], -edge_gradient)
+
+
+def virial_of(edge_gradient: Tensor, edge_vectors: Tensor, edge_batch: Tensor, num: int) -> Tensor:
+    """dE/dε (B, 3, 3) | eV, symmetric, from ∂E/∂r_e and r_e, both (E, 3)."""
+    if num == 1:
+        virial = torch.mm(edge_gradient.t(), edge_vectors)[None]
+    else:
+        outer = (edge_gradient[:, :, None] * edge_vectors[:, None, :]).view(-1, 9)
+        virial = torch.zeros(num, 9, dtype=outer.dtype, device=outer.device)
+        virial = virial.index_add(0, edge_batch, outer).view(num, 3, 3)
+    return 0.5 * (virial + virial.transpose(1, 2))
+
+
+class Differentiated(nn.Module):
+    """A potential with its forces, virial, stress and, for molecules, dipole.
+
+    In training mode gradients keep their graph, so that a loss on forces can be differentiated.
+    """
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+        masses = torch.tensor(atomic_masses, dtype=torch.float64)
+        self.register_buffer("masses", masses, persistent=False)
+
+    def forward(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """Everything of ``Potential.forward`` plus FORCES, VIRIAL, STRESS and DIPOLE.
+
+        STRESS is zero for structures that are not periodic in all three directions; DIPOLE,
+        about the centre of mass, appears with charges and is zero for periodic structures.
+        """
+        vectors = graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
+        inputs = graph.copy()
+        inputs[fields.EDGE_VECTORS] = vectors
+        output = self.potential(inputs)
+
+        edge_index, batch = graph[fields.EDGE_INDEX], graph[fields.BATCH]
+        num_graphs = graph[fields.TOTAL_CHARGE].shape[0]
+        total: List[Tensor] = [output[fields.ENERGY].sum()]
+        gradient = torch.zeros_like(vectors)
+        if vectors.shape[0] > 0:
+            found = torch.autograd.grad(total, [vectors], create_graph=self.training)[0]
+            assert found is not None
+            gradient = found
+        output[fields.FORCES] = forces_of(gradient, edge_index, batch.shape[0])
+        edge_batch = batch.index_select(0, edge_index[1])
+        virial = virial_of(gradient, vectors, edge_batch, num_graphs)
+        output[fields.VIRIAL] = virial
+        output[fields.STRESS] = self.stress(virial, graph)
+        if fields.CHARGES in output:
+            output[fields.DIPOLE] = self.dipole(output[fields.CHARGES], graph)
+        if not self.training:
+            for name in list(output.keys()):
+                output[name] = output[name].detach()
+        return output
+
+    def stress(self, virial: Tensor, graph: Dict[str, Tensor]) -> Tensor:
+        """Virial over volume (B, 3, 3) | eV/Å³, tension positive as in ASE."""
+        volume = torch.linalg.det(graph[fields.CELL]).abs()
+        bulk = graph[fields.PBC].all(1) & (volume > 0)
+        inverse = torch.where(bulk, 1.0 / torch.where(bulk, volume, 1.0), 0.0)
+        return virial * inverse[:, None, None]
+
+    def dipole(self, charges: Tensor, graph: Dict[str, Tensor]) -> Tensor:
+        """Σ q_i (r_i − r_centre of mass) (B, 3) | e·Å of structures with no periodic direction."""
+        batch, positions = graph[fields.BATCH], graph[fields.POSITIONS]
+        mass = self.masses[graph[fields.SPECIES]][:, None]
+        centre = torch.zeros_like(graph[fields.CELL][:, 0])
+        weight = torch.zeros_like(centre[:, :1]).index_add(0, batch, mass)
+        centre = centre.index_add(0, batch, mass * positions) / weight
+        moment = charges[:, None] * (positions - centre.index_select(0, batch))
+        dipole = torch.zeros_like(centre).index_add(0, batch, moment)
+        return torch.where(graph[fields.PBC].any(1)[:, None], 0.0, dipole)

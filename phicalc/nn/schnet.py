@@ -1,0 +1,153 @@
+"""SchNet: continuous-filter convolutions on interatomic distances (arXiv 1706.08566)."""
+
+import math
+from typing import List
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch_geometric.utils import scatter
+
+from phicalc.nn.radial import CosineEnvelope, GaussianBasis, PolynomialEnvelope
+
+
+class ShiftedSoftplus(nn.Module):
+    """ln(½ eˣ + ½), the paper's activation: smooth and 0 at 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softplus(x) - math.log(2.0)
+
+
+def glorot_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A linear layer started as in the paper: Glorot-uniform weights, no offset."""
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Interaction(nn.Module):
+    """One interaction block: filter-weighted sum over neighbours, then two atom-wise layers.
+
+    Parameters
+    ----------
+    features, filters, radial : int
+        Widths F of the atoms, C of the filters, K of the radial basis.
+    average_neighbours : float
+        The filters start √average_neighbours smaller, so that their sums start near unit size.
+    """
+
+    def __init__(self, features: int, filters: int, radial: int, average_neighbours: float) -> None:
+        super().__init__()
+        self.filter = nn.Sequential(
+            glorot_linear(radial, filters), ShiftedSoftplus(), glorot_linear(filters, filters)
+        )
+        self.incoming = glorot_linear(features, filters, bias=False)
+        self.outgoing = nn.Sequential(
+            glorot_linear(filters, features), ShiftedSoftplus(), glorot_linear(features, features)
+        )
+        with torch.no_grad():
+            self.incoming.weight.div_(math.sqrt(max(average_neighbours, 1.0)))
+
+    def forward(self, nodes: Tensor, edge_index: Tensor, basis: Tensor, envelope: Tensor) -> Tensor:
+        """Change of the node features.
+
+        Parameters
+        ----------
+        nodes : Tensor
+            (N, F) | node features.
+        edge_index : Tensor
+            (2, E) | sender j, receiver i.
+        basis, envelope : Tensor
+            (E, K) and (E, 1) | radial basis and cutoff function of the distances.
+
+        Returns
+        -------
+        Tensor
+            (N, F) | what the block adds to the node features.
+        """
+        filters = self.filter(basis) * envelope
+        messages = self.incoming(nodes).index_select(0, edge_index[0]) * filters
+        change: Tensor = self.outgoing(scatter(messages, edge_index[1], 0, nodes.shape[0], "sum"))
+        return change
+
+
+class SchNet(nn.Module):
+    """Node features of T interaction blocks, invariant to rotation, reflection and atom order.
+
+    Parameters
+    ----------
+    features, filters, layers, radial : int
+        Width F of the atom features and C of the filters, number of blocks T, number of Gaussians.
+    cutoff : float
+        r_c in Å.
+    envelope : str
+        "polynomial" (C²) or "cosine" (the paper's, only C¹ at r_c).
+    num_species : int
+        Number of elements.
+    average_neighbours : float
+        Mean number of neighbours in the training data; sets the size of the starting filters.
+
+    Raises
+    ------
+    ValueError
+        Unknown envelope.
+
+    Source: arXiv 1706.08566.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        filters: int,
+        layers: int,
+        radial: int,
+        cutoff: float,
+        envelope: str,
+        num_species: int,
+        average_neighbours: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if envelope == "polynomial":
+            self.envelope: nn.Module = PolynomialEnvelope(cutoff)
+        elif envelope == "cosine":
+            self.envelope = CosineEnvelope(cutoff)
+        else:
+            raise ValueError(f"expected envelope 'polynomial' or 'cosine', got {envelope!r}")
+        self.basis = GaussianBasis(radial, cutoff)
+        self.embedding = nn.Embedding(num_species, features)
+        self.interactions = nn.ModuleList(
+            [Interaction(features, filters, radial, average_neighbours) for _ in range(layers)]
+        )
+
+    def forward(
+        self, species_index: Tensor, initial: Tensor, edge_index: Tensor, edge_vectors: Tensor
+    ) -> List[Tensor]:
+        """Node features after each interaction block.
+
+        Parameters
+        ----------
+        species_index : Tensor
+            (N,) int64 | place of the atom's element in the model's list.
+        initial : Tensor
+            (N, F) | added to the embedding of the element.
+        edge_index : Tensor
+            (2, E) int64 | sender j, receiver i; in any order, E = 0 included.
+        edge_vectors : Tensor
+            (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
+
+        Returns
+        -------
+        List[Tensor]
+            T tensors (N, F) | h¹ … hᵀ.
+        """
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        basis = self.basis(distances)
+        envelope = self.envelope(distances).unsqueeze(1)
+        nodes = self.embedding(species_index) + initial
+        features: List[Tensor] = []
+        for interaction in self.interactions:
+            nodes = nodes + interaction(nodes, edge_index, basis, envelope)
+            features.append(nodes)
+        return features

@@ -1,0 +1,228 @@
+"""The training configuration: one YAML file, validated before anything is read or computed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from phicalc import fields
+from phicalc.errors import ConfigError
+from phicalc.model.config import ModelConfig, StrictModel
+
+Property = Literal["energy", "forces", "stress", "charges", "dipole"]
+PROPERTIES: tuple[Property, ...] = ("energy", "forces", "stress", "charges", "dipole")
+assert PROPERTIES == (
+    fields.ENERGY,
+    fields.FORCES,
+    fields.STRESS,
+    fields.CHARGES,
+    fields.DIPOLE,
+)
+
+
+class Section(StrictModel):
+    """A part of the configuration; numbers must be finite."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """Where the structures come from; paths are relative to the working directory."""
+
+    train: Path = Field(description="structures with labels, extxyz(.gz) or any ASE format")
+    valid: Path | None = Field(None, description="validation structures; or set valid_fraction")
+    valid_fraction: float | None = Field(
+        None, gt=0, lt=1, description="share of the training file held out for validation"
+    )
+    seed: int = Field(0, ge=0, description="seed of that split")
+
+    @model_validator(mode="after")
+    def _one_source_of_validation(self) -> Self:
+        if (self.valid is None) == (self.valid_fraction is None):
+            raise ValueError("expected exactly one of valid and valid_fraction")
+        return self
+
+
+class LossWeights(Section):
+    """Weight of each property in the loss; a weight above zero makes its label compulsory."""
+
+    energy: float = Field(100.0, ge=0, description="of the energy per atom")
+    forces: float = Field(1.0, ge=0, description="of the force components")
+    stress: float = Field(0.0, ge=0, description="of the nine stress components")
+    charges: float = Field(0.0, ge=0, description="of the atomic charges")
+    dipole: float = Field(0.0, ge=0, description="of the dipole components")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if not any(getattr(self, name) > 0 for name in PROPERTIES):
+            raise ValueError("expected at least one weight above zero")
+        return self
+
+
+class LossDeltas(Section):
+    """Where the Huber loss turns from quadratic to linear, in the property's own unit."""
+
+    energy: float = Field(0.01, gt=0, description="eV/atom")
+    forces: float = Field(0.1, gt=0, description="eV/Å")
+    stress: float = Field(0.002, gt=0, description="eV/Å³")
+    charges: float = Field(0.1, gt=0, description="e")
+    dipole: float = Field(0.5, gt=0, description="e·Å")
+
+
+class LossConfig(Section):
+    """Weighted sum over properties of the mean loss of their components."""
+
+    kind: Literal["huber", "mse"] = "huber"
+    weights: LossWeights = LossWeights()
+    deltas: LossDeltas = LossDeltas()
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        """The properties that are trained on, in canonical order."""
+        return tuple(name for name in PROPERTIES if getattr(self.weights, name) > 0)
+
+
+class OptimizerConfig(Section):
+    """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-3, ge=0, description="decoupled decay of weight matrices")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+
+
+class CosineConfig(Section):
+    """Linear warm-up, then half a cosine down to ``final_fraction`` of the peak."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: int = Field(100, ge=0)
+    final_fraction: float = Field(0.01, ge=0, le=1)
+
+
+class PlateauConfig(Section):
+    """Linear warm-up, then a cut by ``factor`` whenever the validation loss stops falling."""
+
+    kind: Literal["plateau"] = "plateau"
+    warmup_steps: int = Field(100, ge=0)
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(10, ge=0, description="validations without improvement before a cut")
+    threshold: float = Field(1e-3, ge=0, lt=1, description="relative fall that counts")
+    final_fraction: float = Field(0.01, gt=0, le=1, description="training ends below this")
+
+
+ScheduleConfig = Annotated[CosineConfig | PlateauConfig, Field(discriminator="kind")]
+
+
+class TrainConfig(Section):
+    """Everything a training run depends on."""
+
+    output: Path = Field(description="directory of checkpoints and logs")
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = CosineConfig()
+
+    epochs: int | None = Field(None, ge=1, description="length of the run; or set max_steps")
+    max_steps: int | None = Field(None, ge=1, description="length of the run in steps")
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop sooner when this much time was spent, resumes included"
+    )
+    batch_size: int = Field(4, ge=1, description="structures per step, over all processes")
+    valid_batch_size: int = Field(8, ge=1)
+    validate_epochs: int = Field(1, ge=1, description="epochs between validations")
+    gradient_clip: float | None = Field(10.0, gt=0, description="largest global gradient norm")
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="0 switches the average off")
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    seed: int = Field(0, ge=0, description="of initial weights and of the order of structures")
+    threads: int | None = Field(None, ge=1, description="CPU threads per process")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise ValueError("expected exactly one of epochs and max_steps")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the whole run in optimiser steps; the cosine is planned by it."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.epochs is not None
+        return self.epochs * steps_per_epoch
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Read and validate a YAML training configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not YAML, or holds an unknown key or a wrong value. The message
+        is one line that names the key by its dotted path.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not a YAML file: {reason}") from error
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else type(content).__name__
+        raise ConfigError(f"{path}: expected a mapping of keys to values, got {found}")
+    return parse_config(content, source=str(path))
+
+
+def parse_config(content: dict[str, Any], source: str = "config") -> TrainConfig:
+    """Validate a configuration that is already a dict; errors as in :func:`load_config`."""
+    try:
+        return TrainConfig.model_validate(content)
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"{source}: {_describe(first, content)}{more}") from None
+
+
+def _describe(problem: Any, content: object) -> str:
+    """One pydantic problem as 'dotted.key: what is wrong'."""
+    key = ".".join(_key_path(problem["loc"], content)) or "top level"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key"
+        case "missing":
+            return f"{key}: missing"
+        case "union_tag_not_found":
+            return f"{key}.kind: missing; it says which kind of {key.split('.')[-1]} is meant"
+        case "union_tag_invalid":
+            context = problem["ctx"]
+            return f"{key}.kind: expected one of {context['expected_tags']}, got {context['tag']!r}"
+        case "value_error":
+            return f"{key}: {problem['ctx']['error']}"
+    message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    return f"{key}: expected {message}, got {problem['input']!r}"
+
+
+def _key_path(location: tuple[str | int, ...], content: object) -> list[str]:
+    """The location as it is written in the file: without the tags that pydantic puts in.
+
+    In a union told apart by ``kind`` pydantic adds the kind to the path
+    (``schedule.cosine.warmup_steps``); the user never wrote that key.
+    """
+    path: list[str] = []
+    for part in location:
+        if isinstance(content, dict) and part not in content and content.get("kind") == part:
+            continue
+        path.append(str(part))
+        if isinstance(content, dict):
+            content = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            content = content[part]
+        else:
+            content = None
+    return path

@@ -1,0 +1,196 @@
+"""Errors of a model against labelled structures."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import Data
+
+from phicalc import fields
+from phicalc.data.graph import collate, graph_dict
+from phicalc.train.config import PROPERTIES, Property
+from phicalc.train.losses import atoms_per_structure, residuals
+
+Graph = dict[str, Tensor]
+Predict = Callable[[Graph], Mapping[str, Tensor]]
+
+ENERGY_PER_ATOM = "energy_per_atom"
+UNITS = {
+    ENERGY_PER_ATOM: "eV/atom",
+    fields.ENERGY: "eV",
+    fields.FORCES: "eV/Å",
+    fields.STRESS: "eV/Å³",
+    fields.CHARGES: "e",
+    fields.DIPOLE: "e·Å",
+}
+
+
+@dataclass(frozen=True)
+class Error:
+    """Mean absolute and root-mean-square error over ``count`` scalar components."""
+
+    mae: float
+    rmse: float
+    count: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found.
+
+    Attributes
+    ----------
+    structures, atoms
+        How many were evaluated.
+    errors
+        By property, in :data:`UNITS`; ``energy_per_atom`` stands beside ``energy`` (totals).
+    force_errors
+        Error of the force components on the atoms of each element, by chemical symbol.
+    values
+        By property: reference and predicted components, flat; energies per atom. Empty unless
+        they were asked for.
+    """
+
+    structures: int
+    atoms: int
+    errors: dict[str, Error]
+    force_errors: dict[str, Error]
+    values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
+        default_factory=dict, repr=False
+    )
+
+
+class ErrorSums:
+    """Running sums of |r| and r²; additive over batches and over processes.
+
+    ``table`` has one row per property and one per element, of columns count, Σ|r| and Σr².
+    """
+
+    ROWS = (ENERGY_PER_ATOM, *PROPERTIES)
+
+    def __init__(self, device: torch.device) -> None:
+        rows = len(self.ROWS) + len(chemical_symbols)
+        self.table = torch.zeros(rows, 3, dtype=torch.float64, device=device)
+        self.size = torch.zeros(2, dtype=torch.float64, device=device)  # structures, atoms
+
+    def add(self, differences: Mapping[str, Tensor], graph: Graph) -> None:
+        """Take in the residuals (:func:`phicalc.train.losses.residuals`) of one batch."""
+        atoms = atoms_per_structure(graph)
+        self.size += torch.stack([torch.ones_like(atoms).sum(), atoms.sum()])
+        for name, difference in differences.items():
+            if name == fields.ENERGY:
+                self._add_row(self.ROWS.index(ENERGY_PER_ATOM), difference)
+                difference = difference * atoms
+            self._add_row(self.ROWS.index(name), difference)
+        if fields.FORCES in differences:
+            self._add_forces_by_element(differences[fields.FORCES], graph[fields.SPECIES])
+
+    def _add_row(self, row: int, r: Tensor) -> None:
+        self.table[row] += torch.stack([torch.ones_like(r).sum(), r.abs().sum(), r.square().sum()])
+
+    def _add_forces_by_element(self, r: Tensor, species: Tensor) -> None:
+        sums = torch.stack([torch.full_like(r[:, 0], 3), r.abs().sum(1), r.square().sum(1)], dim=1)
+        self.table.index_add_(0, species + len(self.ROWS), sums)
+
+    def errors(self) -> tuple[dict[str, Error], dict[str, Error]]:
+        """Errors by property and, for forces, by element."""
+        rows = self.table.tolist()
+        by_property = {
+            name: _error(row, UNITS[name])
+            for name, row in zip(self.ROWS, rows, strict=False)
+            if row[0] > 0
+        }
+        by_element = {
+            symbol: _error(row, UNITS[fields.FORCES])
+            for symbol, row in zip(chemical_symbols, rows[len(self.ROWS) :], strict=True)
+            if row[0] > 0
+        }
+        return by_property, by_element
+
+
+def _error(row: Sequence[float], unit: str) -> Error:
+    count, absolute, square = row
+    return Error(absolute / count, (square / count) ** 0.5, round(count), unit)
+
+
+def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
+    """The properties for which every graph bears a label."""
+    return tuple(name for name in PROPERTIES if all(name in graph for graph in graphs))
+
+
+def batches(
+    graphs: Sequence[Data], batch_size: int, device: torch.device | str
+) -> Iterator[tuple[Graph, int]]:
+    """Consecutive batches as dictionaries on ``device``, each with its number of structures."""
+    for start in range(0, len(graphs), batch_size):
+        part = list(graphs[start : start + batch_size])
+        yield graph_dict(collate(part).to(device)), len(part)
+
+
+def evaluate(
+    predict: Predict,
+    graphs: Sequence[Data],
+    *,
+    properties: Iterable[Property] | None = None,
+    batch_size: int = 8,
+    device: torch.device | str = "cpu",
+    keep_values: bool = False,
+    advance: Callable[[int], None] = lambda structures: None,
+) -> Evaluation:
+    """Errors of a model on labelled graphs, batch by batch.
+
+    Parameters
+    ----------
+    predict
+        Any callable from graph to outputs: a module in evaluation mode, a loaded model file.
+    graphs
+        Labelled structures; all must bear the labels of ``properties``.
+    properties
+        What to compare; by default all that are labelled and that the model predicts.
+    keep_values
+        Also return all reference and predicted values, for parity plots.
+    advance
+        Called with the number of structures after each batch.
+    """
+    wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
+    sums = ErrorSums(torch.device(device))
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for graph, structures in batches(graphs, batch_size, device):
+        prediction = {name: value.detach() for name, value in predict(graph).items()}
+        if properties is None:
+            wanted = tuple(name for name in wanted if name in prediction)
+        sums.add(residuals(prediction, graph, wanted), graph)
+        if keep_values:
+            _keep(pairs, prediction, graph, wanted)
+        advance(structures)
+    by_property, by_element = sums.errors()
+    count, atoms = sums.size.tolist()
+    values = {
+        name: (_flat(r for r, _ in kept), _flat(p for _, p in kept)) for name, kept in pairs.items()
+    }
+    return Evaluation(round(count), round(atoms), by_property, by_element, values)
+
+
+def _keep(
+    pairs: dict[str, list[tuple[Tensor, Tensor]]],
+    prediction: Mapping[str, Tensor],
+    graph: Graph,
+    properties: Iterable[Property],
+) -> None:
+    for name in properties:
+        reference, predicted = graph[name], prediction[name]
+        if name == fields.ENERGY:
+            atoms = atoms_per_structure(graph)
+            reference, predicted = reference / atoms, predicted / atoms
+        pairs.setdefault(name, []).append((reference, predicted))
+
+
+def _flat(tensors: Iterable[Tensor]) -> NDArray[np.float64]:
+    joined = torch.cat([t.reshape(-1).double().cpu() for t in tensors])
+    array: NDArray[np.float64] = joined.numpy()
+    return array

@@ -1,0 +1,94 @@
+"""Pictures and files about errors: parity plot, training curve, JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from phicalc import fields
+from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Evaluation
+
+MOST_POINTS = 20_000
+
+
+def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write all errors of an evaluation, and what is said ``about`` it, as JSON."""
+    content = {
+        **(about or {}),
+        "structures": evaluation.structures,
+        "atoms": evaluation.atoms,
+        "errors": {name: asdict(error) for name, error in evaluation.errors.items()},
+        "force_errors_by_element": {
+            symbol: asdict(error) for symbol, error in evaluation.force_errors.items()
+        },
+    }
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_parity_plot(evaluation: Evaluation, path: Path) -> None:
+    """Predicted against reference values, one panel per property, as a PNG.
+
+    The evaluation must have been made with ``keep_values``. Beyond 20,000 points an evenly spaced
+    selection is drawn; energies are per atom and relative to their mean reference.
+    """
+    names = list(evaluation.values)
+    assert names, "the evaluation kept no values"
+    figure = Figure(figsize=(4.2 * len(names), 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    for column, name in enumerate(names):
+        reference, predicted = evaluation.values[name]
+        kind = ENERGY_PER_ATOM if name == fields.ENERGY else name
+        shift = float(reference.mean()) if name == fields.ENERGY else 0.0
+        axes = figure.add_subplot(1, len(names), column + 1)
+        _draw_parity(axes, reference - shift, predicted - shift)
+        error = evaluation.errors[kind]
+        axes.set_title(f"RMSE {error.rmse:.3g}, MAE {error.mae:.3g} {UNITS[kind]}", fontsize=9)
+        label = kind.replace("_", " ")
+        axes.set_xlabel(f"reference {label} ({UNITS[kind]})")
+        axes.set_ylabel(f"predicted {label} ({UNITS[kind]})")
+    figure.savefig(path, dpi=150)
+
+
+def _draw_parity(axes: Axes, reference: Any, predicted: Any) -> None:
+    stride = max(1, len(reference) // MOST_POINTS)
+    axes.plot(reference[::stride], predicted[::stride], ".", markersize=2, alpha=0.5)
+    both = np.concatenate([reference, predicted])
+    both = both[np.isfinite(both)]
+    limits = (both.min(), both.max()) if both.size else (0.0, 1.0)
+    axes.plot(limits, limits, color="black", linewidth=0.8)
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def write_training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Losses and validation errors against the step, as a PNG.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``metrics.csv``; values may be strings.
+    """
+    steps = [float(row["step"]) for row in rows]
+    rmses = [name for name in rows[-1] if "_rmse" in name]
+    figure = Figure(figsize=(4.2 * (1 + len(rmses)), 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(1, 1 + len(rmses), 1)
+    for name in ("train_loss", "valid_loss"):
+        axes.plot(steps, [float(row[name]) for row in rows], label=name.replace("_", " "))
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+    every = [axes]
+    for number, name in enumerate(rmses):
+        axes = figure.add_subplot(1, 1 + len(rmses), 2 + number)
+        axes.plot(steps, [float(row.get(name) or "nan") for row in rows])
+        axes.set_ylabel("valid " + name.replace("_rmse", " RMSE").replace("_", " "))
+        every.append(axes)
+    for axes in every:
+        axes.set_xlabel("step")
+        axes.set_yscale("log")
+    figure.savefig(path, dpi=120)

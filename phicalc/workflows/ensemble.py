@@ -1,0 +1,142 @@
+"""From settings and atoms to an integrator: velocities, degrees of freedom, constraints."""
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixBondLengths
+from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+from numpy.typing import NDArray
+
+from phicalc.errors import UnsupportedError
+from phicalc.workflows.integrators import (
+    NVE,
+    FullCellNPT,
+    Integrator,
+    IsotropicNPT,
+    Langevin,
+    NoseHooverChain,
+    StochasticRescaling,
+)
+from phicalc.workflows.md_settings import MDSettings
+
+BALANCED = 1e-3
+"""A sum of vectors below this share of their lengths counts as zero."""
+
+ROUNDING = 0.01
+"""Length (eV/Å for forces) that each vector counts for at least: a perfect crystal's forces are
+noise."""
+
+
+def check_ensemble(atoms: Atoms, settings: MDSettings) -> None:
+    """The integrator can treat this structure.
+
+    Raises
+    ------
+    UnsupportedError
+        Constant pressure with constraints, without a three-dimensional cell or without stress.
+    """
+    if not settings.constant_pressure:
+        return
+    if atoms.constraints:
+        raise UnsupportedError(
+            f"{settings.ensemble}: expected no constraints, got "
+            f"{type(atoms.constraints[0]).__name__}; use a constant volume"
+        )
+    if not atoms.pbc.all():
+        raise UnsupportedError(
+            f"{settings.ensemble}: expected a cell periodic in three directions, got pbc "
+            f"{atoms.pbc.tolist()}"
+        )
+    if "stress" not in atoms.calc.implemented_properties:
+        raise UnsupportedError(f"{settings.ensemble}: expected a calculator with stress")
+
+
+def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Maxwell–Boltzmann velocities without a drift and, out of a cell, without rotation.
+
+    Structures in which atoms are held in place keep both.
+
+    Parameters
+    ----------
+    atoms
+        Its momenta are replaced.
+    temperature
+        In K, of the distribution; the sample's own temperature fluctuates about it.
+    """
+    thermalize_momenta(atoms, temperature, rng=rng)
+    if _only_rigid_bonds(atoms) and len(atoms) > 1:
+        Stationary(atoms, preserve_temperature=False)
+        if not atoms.pbc.any():
+            ZeroRotation(atoms, preserve_temperature=False)
+
+
+def degrees_of_freedom(atoms: Atoms, settings: MDSettings) -> int:
+    """Number of velocities that the bath heats: 3N − constraints − conserved momenta.
+
+    Linear (and, out of a cell, angular) momentum counts as conserved when it is zero, nothing
+    outside acts on the atoms, and the integrator leaves it alone. Langevin's does not.
+
+    Raises
+    ------
+    UnsupportedError
+        Nothing is left to move.
+    """
+    free = int(atoms.get_number_of_degrees_of_freedom())
+    if settings.ensemble != "langevin" and _only_rigid_bonds(atoms):
+        forces = atoms.get_forces(apply_constraint=False)
+        arms = atoms.get_positions() - atoms.get_center_of_mass()
+        momenta = atoms.get_momenta()
+        if _balanced(forces) and _balanced(momenta):
+            free -= 3
+            isolated = not atoms.pbc.any() and len(atoms) > 1
+            if isolated and all(_balanced(np.cross(arms, v)) for v in (forces, momenta)):
+                free -= _rotations(arms)
+    if free < 1:
+        raise UnsupportedError(
+            f"{settings.ensemble}: expected at least one degree of freedom, got none with "
+            f"{len(atoms)} atoms; use langevin, or more atoms"
+        )
+    return free
+
+
+def build_integrator(
+    atoms: Atoms, settings: MDSettings, freedom: int, rng: np.random.Generator
+) -> Integrator:
+    """The integrator of the settings' ensemble at the bath's first temperature and pressure."""
+    timestep = settings.timestep * units.fs
+    relaxation = settings.thermostat_time * units.fs
+    temperature = settings.target_temperature(0)
+    if settings.ensemble == "nve":
+        return NVE(atoms, timestep)
+    if settings.ensemble == "langevin":
+        return Langevin(atoms, timestep, temperature, relaxation, rng)
+    if settings.ensemble == "nose-hoover":
+        return NoseHooverChain(atoms, timestep, temperature, relaxation, freedom)
+    if settings.ensemble == "bussi":
+        return StochasticRescaling(atoms, timestep, temperature, relaxation, freedom, rng)
+    constant_pressure = IsotropicNPT if settings.ensemble == "npt" else FullCellNPT
+    return constant_pressure(
+        atoms,
+        timestep,
+        temperature_K=temperature,
+        pressure_au=settings.target_pressure(0) * units.GPa,
+        tdamp=relaxation,
+        pdamp=settings.barostat_time * units.fs,
+        degrees_of_freedom=freedom,
+    )
+
+
+def _only_rigid_bonds(atoms: Atoms) -> bool:
+    """Whether no constraint holds atoms in place, so that momentum can be conserved."""
+    return all(isinstance(constraint, FixBondLengths) for constraint in atoms.constraints)
+
+
+def _balanced(vectors: NDArray[np.float64]) -> bool:
+    """Whether (N, 3) vectors add up to nothing."""
+    scale = np.abs(vectors).sum() + ROUNDING * len(vectors)
+    return bool(np.abs(vectors.sum(axis=0)).max() <= BALANCED * scale)
+
+
+def _rotations(arms: NDArray[np.float64]) -> int:
+    """Rotations of a body with these (N, 3) positions about its centre: 2 on a line, else 3."""
+    widths = np.linalg.svd(arms, compute_uv=False)
+    return 2 if widths[1] < 1e-3 * widths[0] else 3

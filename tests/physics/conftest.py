@@ -1,0 +1,34 @@
+"""Every backbone × head × dtype × structure, as fixtures."""
+
+import pytest
+
+from phicalc.model.derivatives import Differentiated
+
+from .models import BACKBONES, HEADS, make_model
+
+ALL_MODELS = [(backbone, head) for backbone in BACKBONES for head in HEADS]
+ids = [f"{backbone}-{head}" for backbone, head in ALL_MODELS]
+
+
+@pytest.fixture(scope="session", params=ALL_MODELS, ids=ids)
+def names(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture(scope="session", params=["float32", "float64"])
+def model(request: pytest.FixtureRequest, names: tuple[str, str]) -> Differentiated:
+    """Each model in both precisions."""
+    return make_model(*names, request.param)
+
+
+@pytest.fixture(scope="session")
+def exact_model(names: tuple[str, str]) -> Differentiated:
+    """Each model in float64, where numbers are compared with finite differences."""
+    return make_model(*names, "float64")
+
+
+@pytest.fixture
+def tolerance(model: Differentiated) -> dict[str, float]:
+    """Named tolerance of the model's precision, for quantities of order one."""
+    single = model.potential.config.dtype == "float32"
+    return {"rtol": 0.0, "atol": 2e-5 if single else 1e-11}

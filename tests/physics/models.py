@@ -1,0 +1,48 @@
+"""The models that the physics suite runs over: a new backbone or head joins by one line."""
+
+import torch
+from ase import Atoms
+
+from phicalc import fields
+from phicalc.data.graph import Graph, collate, graph_dict, to_graph
+from phicalc.model.config import ModelConfig, PaiNNConfig, PhiConfig, SchNetConfig
+from phicalc.model.derivatives import Differentiated
+from phicalc.model.potential import build_potential
+
+CUTOFF = 4.0
+ELEMENTS = [1, 6, 8, 11, 13, 17]
+
+BACKBONES = {
+    "schnet": SchNetConfig(features=12, filters=12, layers=2, radial=12),
+    "painn": PaiNNConfig(features=12, layers=2, radial=8),
+}
+HEADS = {
+    "no head": [],
+    "phi": [PhiConfig()],
+}
+
+
+def make_model(backbone: str, head: str, dtype: str) -> Differentiated:
+    """A small model with random parameters, none of them at a value that hides a term."""
+    torch.manual_seed(7)
+    config = ModelConfig(
+        backbone=BACKBONES[backbone], heads=HEADS[head], cutoff=CUTOFF, dtype=dtype
+    )
+    reference = {z: -0.1 * z for z in ELEMENTS}
+    potential = build_potential(config, ELEMENTS, reference, average_neighbours=15.0)
+    with torch.no_grad():
+        for parameter in potential.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return Differentiated(potential).eval()
+
+
+def evaluate(model: torch.nn.Module, *structures: Atoms) -> Graph:
+    """The model's output on one or several structures, as one batch."""
+    graphs = [to_graph(atoms, CUTOFF) for atoms in structures]
+    output: Graph = model(graph_dict(collate(graphs)))
+    return output
+
+
+def energy(model: torch.nn.Module, atoms: Atoms) -> float:
+    """Total energy of one structure | eV."""
+    return float(evaluate(model, atoms)[fields.ENERGY])

@@ -1,0 +1,54 @@
+"""Extensivity, size consistency and the sum of charges."""
+
+import numpy as np
+import pytest
+from ase.build import molecule as build_molecule
+from numpy.testing import assert_allclose
+
+from phicalc import fields
+
+from .models import evaluate
+
+
+@pytest.mark.parametrize("kind, repeats", [("bulk", (2, 2, 2)), ("slab", (2, 2, 1))])
+def test_supercell(model, kind, repeats, tolerance, request):
+    """E of n cells is n times E, with the same forces, stress and charges in each."""
+    atoms = request.getfixturevalue(kind)
+    one, many = evaluate(model, atoms), evaluate(model, atoms.repeat(repeats))
+    count = int(np.prod(repeats))
+    scaled = {"rtol": 0.0, "atol": count * tolerance["atol"]}
+    assert_allclose(many[fields.ENERGY], count * one[fields.ENERGY], **scaled)
+    assert_allclose(many[fields.STRESS], one[fields.STRESS], **tolerance)
+    assert_allclose(many[fields.FORCES], one[fields.FORCES].repeat(count, 1), **tolerance)
+    if fields.CHARGES in one:
+        assert_allclose(many[fields.CHARGES], one[fields.CHARGES].repeat(count), **tolerance)
+
+
+def test_fragments_without_edges_are_additive(model, tolerance):
+    """Φ acts along edges: with none between two molecules, nothing of one reaches the other."""
+    water, ethanol = build_molecule("H2O"), build_molecule("CH3CH2OH")
+    ethanol.positions += [30.0, 0.0, 0.0]
+    together = evaluate(model, water + ethanol)
+    apart = [evaluate(model, water), evaluate(model, ethanol)]
+    assert_allclose(together[fields.ENERGY], sum(o[fields.ENERGY] for o in apart), **tolerance)
+    for name in (fields.FORCES, fields.CHARGES):
+        if name in together:
+            assert_allclose(together[name][: len(water)], apart[0][name], **tolerance)
+            assert_allclose(together[name][len(water) :], apart[1][name], **tolerance)
+
+
+@pytest.mark.parametrize("total_charge", [0.0, 1.0, -2.0])
+def test_charges_sum_to_the_total(model, atoms, total_charge):
+    atoms.info["charge"] = total_charge
+    output = evaluate(model, atoms)
+    if not len(model.potential.heads):
+        assert fields.CHARGES not in output
+        return
+    assert float(output[fields.CHARGES].sum()) == pytest.approx(total_charge, abs=1e-6)
+
+
+def test_total_charge_matters(exact_model, molecule):
+    """The total charge conditions the features: a cation is not a neutral molecule."""
+    neutral = evaluate(exact_model, molecule)[fields.ENERGY]
+    molecule.info["charge"] = 1
+    assert abs(float(evaluate(exact_model, molecule)[fields.ENERGY] - neutral)) > 1e-3
