@@ -197,8 +197,9 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     data, name = (source, "model data") if isinstance(source, bytes) else _read(Path(source))
     metadata = _metadata(data, name)
     device = resolve_device(device)
+    _take_sparse_notices()
     try:
-        with _without_deprecation_warnings():
+        with _without_deprecation_warnings(), torch.inference_mode(False):
             module = torch.jit.load(io.BytesIO(data), map_location=device)
     except Exception as error:  # torch raises RuntimeError, KeyError and more, by kind of damage
         raise ModelFileError(
@@ -347,6 +348,17 @@ def _without_deprecation_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
         yield
+
+
+def _take_sparse_notices() -> None:
+    """Let torch say here, unheard, what it says about the first sparse matrix of a process.
+
+    That sparse CSR is in beta and unchecked is nothing that the user of a model can act on.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse ", UserWarning)
+        one = torch.ones(1)
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), one, [1, 1])
 
 
 @contextmanager

@@ -90,8 +90,9 @@ class Evaluator:
         if self._evaluations == 0 and self.device.type == "cpu":
             keep_freed_memory()
         self._check_support(atoms, charge)
-        self._set_species(atoms)
+        # inference mode would make tensors that no gradient can ever be taken through
         with _threads(self.threads), torch.inference_mode(False):
+            self._set_species(atoms)
             shared = self._structure_tensors(atoms, charge)
             edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
             evaluations = [

@@ -98,23 +98,19 @@ def verify(module: Differentiated, model: LoadedModel, structures: Sequence[Atom
     Raises
     ------
     ModelFileError
-        They differ by more than rounding, the file gives different numbers when asked again, or
-        the network's own are not finite.
+        They differ by more than rounding, or the network's own numbers are not finite.
     """
     tolerance = TOLERANCES[model.metadata.dtype]
     for graph in _graphs(structures, model.metadata.cutoff):
         expected = module(graph)
-        first, second, third = (model(graph) for _ in range(3))
+        found = [model(graph) for _ in range(3)]  # TorchScript may optimise after the first
         for name in COMPARED:
             if name not in expected:
                 continue
             if not bool(torch.isfinite(expected[name]).all()):
                 raise ModelFileError(f"the network gives NaN or infinite {name}; train it anew")
-            _compare(name, expected[name], first[name], tolerance)
-            if not (
-                torch.equal(first[name], second[name]) and torch.equal(first[name], third[name])
-            ):
-                raise ModelFileError(f"the exported model gives another {name} each time it is run")
+            for output in found:
+                _compare(name, expected[name], output[name], tolerance)
 
 
 def _compare(name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:
@@ -159,7 +155,7 @@ def _jittered_lattice(
 ) -> Atoms:
     """A cubic lattice of random elements, wide enough for the largest, off its sites by a tenth."""
     spacing = 2.2 * max(covalent_radii[number] for number in elements)
-    sites = spacing * np.stack(np.indices(counts), axis=-1).reshape(-1, 3).astype(float)
+    sites = spacing * np.moveaxis(np.indices(counts), 0, -1).reshape(-1, 3)
     sites += generator.uniform(-0.1, 0.1, sites.shape) * spacing
     numbers = generator.choice(np.asarray(elements), len(sites))
     return Atoms(numbers, positions=sites, cell=spacing * np.array(counts), pbc=True)

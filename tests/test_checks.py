@@ -24,7 +24,7 @@ def test_positions_that_are_not_finite(bad: float) -> None:
     with pytest.raises(StructureError, match=r"expected finite positions, got .* for atom 4; "):
         checks.check_positions(positions)
     positions[[0, 2, 3, 5, 6, 8], 0] = bad
-    with pytest.raises(StructureError, match="for atoms 0, 2, 3, 4, 5 and 2 more; .* time step"):
+    with pytest.raises(StructureError, match=r"for atoms 0, 2, 3, 4, 5 and 2 more; .* time step"):
         checks.check_positions(positions)
 
 

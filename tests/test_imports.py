@@ -34,7 +34,10 @@ ROOMS = {
     "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
     "calculator": ["evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
     "workflows": ["errors", "checks"],
-    "bench": ["calculator", "workflows", "artifact", "export", *CHECKS, *GROUND],
+    "bench_box": [
+        "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,
+    ],
+    "bench": ["bench_box", "artifact", *CHECKS, *GROUND],
     "cli": [
         "train", "export", "calculator", "workflows", "bench", "artifact", "model", "data",
         *CHECKS, *GROUND,

@@ -114,6 +114,7 @@ class NeighbourList:
         positions = np.ascontiguousarray(positions, dtype=np.float64)
         cell = np.asarray(cell, dtype=np.float64)
         pbc = np.asarray(pbc, dtype=bool)
+        check_positions(positions)
         if self._list is None or not self._list.follow(positions, cell, pbc, self.skin):
             # a list that could not be built leaves the last good one in place
             self._list = _Candidates(positions, cell, pbc, self.cutoff + self.skin)
@@ -138,7 +139,6 @@ class _Candidates:
     """
 
     def __init__(self, positions: Array, cell: Array, pbc: BoolArray, r_build: float) -> None:
-        check_positions(positions)
         check_cell(cell, pbc)
         self.r_build = r_build
         self.pbc = pbc.copy()
@@ -204,7 +204,7 @@ class _Candidates:
 
     def _unwrap(self, moved: Array, far: BoolArray, room: float) -> bool:
         """Take out whole cell vectors; False if an atom has really moved too far."""
-        if not (self.pbc.any() and np.isfinite(moved).all()):
+        if not self.pbc.any():
             return False
         images = np.zeros_like(moved)
         frame = periodic_frame(self.cell, self.pbc)

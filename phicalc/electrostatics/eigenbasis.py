@@ -7,6 +7,7 @@ solver; a new topology starts from the old vectors with one Chebyshev-filtered R
 sweep (Zhou, Saad, Tiago, Chelikowsky, doi:10.1016/j.jcp.2006.03.017).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from phicalc.electrostatics.laplacian import adjacency_matrix, dense_laplacian
 
-FILTER_DEGREE = 12
-COLD_SWEEPS = 8
+MIN_DEGREE, MAX_DEGREE = 8, 60
+MAX_SWEEPS = 30
+RITZ_TOLERANCE = 1e-2
+"""Relative change of the sum of Ritz values at which a cold start is good enough."""
+
 DENSE_SPECTRUM_LIMIT = 3000
 TRIAL_STEPS = 5
 """Steps without and then with the basis, after which the cheaper of the two goes on."""
@@ -85,20 +89,24 @@ def lowest_eigenvectors(
     λ (k,) ascending and U (N, k) orthonormal, k = min(size, N)
     """
     operator = LaplacianOperator(weights, edge_index, num_nodes)
-    size = min(size, num_nodes)
-    sweeps = 1
+    cold = start is None
     if start is None:
-        sweeps = COLD_SWEEPS
         generator = torch.Generator().manual_seed(0)
-        start = torch.randn(num_nodes, size, dtype=weights.dtype, generator=generator)
-        start = start.to(weights.device)
+        shape = (num_nodes, min(size, num_nodes))
+        start = torch.randn(shape, dtype=weights.dtype, generator=generator).to(weights.device)
     values, vectors = rayleigh_ritz(operator, start)
-    for _ in range(sweeps):
+    for _ in range(MAX_SWEEPS if cold else 1):
         lower = float(values[-1])
         if not 1e-12 * operator.upper_bound < lower < 0.999 * operator.upper_bound:
             break  # all that was asked for is in the kernel, or in the whole space
-        vectors = chebyshev_filter(operator, vectors, lower, FILTER_DEGREE)
-        values, vectors = rayleigh_ritz(operator, vectors)
+        degree = math.ceil(math.sqrt(operator.upper_bound / lower))
+        degree = min(max(degree, MIN_DEGREE), MAX_DEGREE)
+        before = float(values.sum())
+        values, vectors = rayleigh_ritz(
+            operator, chebyshev_filter(operator, vectors, lower, degree)
+        )
+        if before - float(values.sum()) < RITZ_TOLERANCE * before:
+            break
     return values, vectors
 
 

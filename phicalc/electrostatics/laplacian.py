@@ -4,6 +4,8 @@
 constants on every connected component and never couples two structures of a batch.
 """
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,8 @@ def adjacency_matrix(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Ten
     counts = torch.bincount(edge_index[1], minlength=num_nodes)
     rows = torch.zeros(num_nodes + 1, dtype=torch.int64, device=weights.device)
     rows[1:] = torch.cumsum(counts, 0)
-    return torch.sparse_csr_tensor(rows, edge_index[0], weights, [num_nodes, num_nodes])
+    shape = [num_nodes, num_nodes]
+    return torch.sparse_csr_tensor(rows, edge_index[0], weights, shape, dtype=weights.dtype)
 
 
 def dense_laplacian(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
@@ -62,3 +65,10 @@ def dense_laplacian(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Tens
     matrix = torch.zeros(num_nodes * num_nodes, dtype=weights.dtype, device=weights.device)
     matrix = matrix.index_add(0, flat, weights).view(num_nodes, num_nodes)
     return torch.diag(matrix.sum(1)) - matrix
+
+
+def silence_sparse_notice() -> None:
+    """Let torch give its once-in-a-process notices about sparse CSR tensors, unheard."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adjacency_matrix(torch.ones(1), torch.zeros(2, 1, dtype=torch.int64), 1)

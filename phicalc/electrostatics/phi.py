@@ -17,6 +17,7 @@ from phicalc.electrostatics.laplacian import (
     edge_difference,
     edge_weights,
     node_sum,
+    silence_sparse_notice,
 )
 from phicalc.electrostatics.poisson import PoissonSolve, solve_poisson
 
@@ -48,6 +49,7 @@ class PhiHead(nn.Module):
         mu: float = 0.1,
     ) -> None:
         super().__init__()
+        silence_sparse_notice()
         self.cutoff = cutoff
         self.sigma = sigma
         # s starts at minus the electronegativity, which gives the charges their physical sign.

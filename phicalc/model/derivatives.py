@@ -75,6 +75,11 @@ class Differentiated(nn.Module):
                 output[name] = output[name].detach()
         return output
 
+    @torch.jit.export
+    def energy(self, graph: Dict[str, Tensor]) -> Tensor:
+        """The energies (B,) | eV alone, without their gradients."""
+        return self.potential(graph)[fields.ENERGY]
+
     def stress(self, virial: Tensor, graph: Dict[str, Tensor]) -> Tensor:
         """Virial over volume (B, 3, 3) | eV/Å³, tension positive as in ASE."""
         volume = torch.linalg.det(graph[fields.CELL]).abs()

@@ -33,6 +33,7 @@ def build_backbone(
             cutoff,
             config.envelope,
             num_species,
+            average_neighbours,
         )
     return PaiNN(
         config.features, config.layers, config.radial, cutoff, num_species, average_neighbours

@@ -1,10 +1,11 @@
 """The training configuration: one YAML file, validated before anything is read or computed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from phicalc import fields
 from phicalc.errors import ConfigError
@@ -31,27 +32,37 @@ class DataConfig(Section):
     """Where the structures come from; paths are relative to the working directory."""
 
     train: Path = Field(description="structures with labels, extxyz(.gz) or any ASE format")
-    valid: Path | None = Field(None, description="validation structures; or set valid_fraction")
-    valid_fraction: float | None = Field(
-        None, gt=0, lt=1, description="share of the training file held out for validation"
+    valid: Path | None = Field(
+        default=None, description="validation structures; or set valid_fraction"
     )
-    seed: int = Field(0, ge=0, description="seed of that split")
+    valid_fraction: float | None = Field(
+        default=None, gt=0, lt=1, description="share of the training file held out for validation"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of that split")
+    skip_train: list[int] = Field(
+        default=[], description="frames of the training file to leave out, counted from 0"
+    )
+    skip_valid: list[int] = Field(
+        default=[], description="frames of the validation file to leave out, counted from 0"
+    )
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
         if (self.valid is None) == (self.valid_fraction is None):
             raise ValueError("expected exactly one of valid and valid_fraction")
+        if self.skip_valid and self.valid is None:
+            raise ValueError("skip_valid without valid: use skip_train")
         return self
 
 
 class LossWeights(Section):
     """Weight of each property in the loss; a weight above zero makes its label compulsory."""
 
-    energy: float = Field(100.0, ge=0, description="of the energy per atom")
-    forces: float = Field(1.0, ge=0, description="of the force components")
-    stress: float = Field(0.0, ge=0, description="of the nine stress components")
-    charges: float = Field(0.0, ge=0, description="of the atomic charges")
-    dipole: float = Field(0.0, ge=0, description="of the dipole components")
+    energy: float = Field(default=100.0, ge=0, description="of the energy per atom")
+    forces: float = Field(default=1.0, ge=0, description="of the force components")
+    stress: float = Field(default=0.0, ge=0, description="of the nine stress components")
+    charges: float = Field(default=0.0, ge=0, description="of the atomic charges")
+    dipole: float = Field(default=0.0, ge=0, description="of the dipole components")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -63,11 +74,11 @@ class LossWeights(Section):
 class LossDeltas(Section):
     """Where the Huber loss turns from quadratic to linear, in the property's own unit."""
 
-    energy: float = Field(0.01, gt=0, description="eV/atom")
-    forces: float = Field(0.1, gt=0, description="eV/Å")
-    stress: float = Field(0.002, gt=0, description="eV/Å³")
-    charges: float = Field(0.1, gt=0, description="e")
-    dipole: float = Field(0.5, gt=0, description="e·Å")
+    energy: float = Field(default=0.01, gt=0, description="eV/atom")
+    forces: float = Field(default=0.1, gt=0, description="eV/Å")
+    stress: float = Field(default=0.002, gt=0, description="eV/Å³")
+    charges: float = Field(default=0.1, gt=0, description="e")
+    dipole: float = Field(default=0.5, gt=0, description="e·Å")
 
 
 class LossConfig(Section):
@@ -86,8 +97,10 @@ class LossConfig(Section):
 class OptimizerConfig(Section):
     """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(1e-3, ge=0, description="decoupled decay of weight matrices")
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(
+        default=1e-3, ge=0, description="decoupled decay of weight matrices"
+    )
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.999,
@@ -98,19 +111,21 @@ class CosineConfig(Section):
     """Linear warm-up, then half a cosine down to ``final_fraction`` of the peak."""
 
     kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = Field(100, ge=0)
-    final_fraction: float = Field(0.01, ge=0, le=1)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_fraction: float = Field(default=0.01, ge=0, le=1)
 
 
 class PlateauConfig(Section):
     """Linear warm-up, then a cut by ``factor`` whenever the validation loss stops falling."""
 
     kind: Literal["plateau"] = "plateau"
-    warmup_steps: int = Field(100, ge=0)
-    factor: float = Field(0.5, gt=0, lt=1)
-    patience: int = Field(10, ge=0, description="validations without improvement before a cut")
-    threshold: float = Field(1e-3, ge=0, lt=1, description="relative fall that counts")
-    final_fraction: float = Field(0.01, gt=0, le=1, description="training ends below this")
+    warmup_steps: int = Field(default=100, ge=0)
+    factor: float = Field(default=0.5, gt=0, lt=1)
+    patience: int = Field(
+        default=10, ge=0, description="validations without improvement before a cut"
+    )
+    threshold: float = Field(default=1e-3, ge=0, lt=1, description="relative fall that counts")
+    final_fraction: float = Field(default=0.01, gt=0, le=1, description="training ends below this")
 
 
 ScheduleConfig = Annotated[CosineConfig | PlateauConfig, Field(discriminator="kind")]
@@ -121,25 +136,33 @@ class TrainConfig(Section):
 
     output: Path = Field(description="directory of checkpoints and logs")
     data: DataConfig
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = CosineConfig()
 
-    epochs: int | None = Field(None, ge=1, description="length of the run; or set max_steps")
-    max_steps: int | None = Field(None, ge=1, description="length of the run in steps")
-    max_minutes: float | None = Field(
-        None, gt=0, description="stop sooner when this much time was spent, resumes included"
+    epochs: int | None = Field(
+        default=None, ge=1, description="length of the run; or set max_steps"
     )
-    batch_size: int = Field(4, ge=1, description="structures per step, over all processes")
-    valid_batch_size: int = Field(8, ge=1)
-    validate_epochs: int = Field(1, ge=1, description="epochs between validations")
-    gradient_clip: float | None = Field(10.0, gt=0, description="largest global gradient norm")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="0 switches the average off")
-    checkpoint_minutes: float = Field(10.0, gt=0)
-    seed: int = Field(0, ge=0, description="of initial weights and of the order of structures")
-    threads: int | None = Field(None, ge=1, description="CPU threads per process")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    max_steps: int | None = Field(default=None, ge=1, description="length of the run in steps")
+    max_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="stop sooner when this much time was spent, resumes included",
+    )
+    batch_size: int = Field(default=4, ge=1, description="structures per step, over all processes")
+    valid_batch_size: int = Field(default=8, ge=1)
+    validate_epochs: int = Field(default=1, ge=1, description="epochs between validations")
+    gradient_clip: float | None = Field(
+        default=10.0, gt=0, description="largest global gradient norm"
+    )
+    ema_decay: float = Field(default=0.999, ge=0, lt=1, description="0 switches the average off")
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    seed: int = Field(
+        default=0, ge=0, description="of initial weights and of the order of structures"
+    )
+    threads: int | None = Field(default=None, ge=1, description="CPU threads per process")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     tensorboard: bool = True
 
     @model_validator(mode="after")

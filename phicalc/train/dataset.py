@@ -79,37 +79,71 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     )
 
 
-def read_labelled(path: Path, properties: Sequence[Property]) -> list[Atoms]:
-    """Structures of a file after a check that they bear the labels of ``properties``."""
+def read_labelled(
+    path: Path, properties: Sequence[Property], skip: Sequence[int] = ()
+) -> list[Atoms]:
+    """Structures of a file after a check that they bear the labels of ``properties``.
+
+    Parameters
+    ----------
+    skip
+        Frames to leave out, counted from 0; they may be as wrong as they like.
+
+    Raises
+    ------
+    DataError
+        As ``check_labels``; or a frame to skip does not exist; or stress is wanted of structures
+        that are not periodic in three directions, or a dipole of periodic ones.
+    """
     frames = read_structures(path)
+    absent = sorted(set(skip) - set(range(len(frames))))
+    if absent:
+        raise DataError(f"{path}: expected frames 0 to {len(frames) - 1} to skip, got {absent}")
+    frames = [atoms for number, atoms in enumerate(frames) if number not in set(skip)]
     try:
         check_labels(frames, set(properties))
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        note = f" ({len(set(skip))} skipped frames are not counted)" if skip else ""
+        raise DataError(f"{path}{note}: {error}") from None
+    for name in properties:
+        undefined = [number for number, atoms in enumerate(frames) if not is_defined(name, atoms)]
+        if undefined:
+            shown = ", ".join(map(str, undefined[:10])) + (", …" if len(undefined) > 10 else "")
+            raise DataError(
+                f"{path}: no {name} is defined for the periodicity of frames {shown}; "
+                f"train without {name} or leave them out"
+            )
     return frames
 
 
-def graphs_of(
-    frames: Sequence[Atoms], cutoff: float, properties: Sequence[Property]
-) -> list[Data]:
+def is_defined(name: Property, atoms: Atoms) -> bool:
+    """Whether a property means anything: stress of bulk only, dipole of molecules only."""
+    if name == fields.STRESS:
+        return bool(atoms.pbc.all())
+    return name != fields.DIPOLE or not atoms.pbc.any()
+
+
+def graphs_of(frames: Sequence[Atoms], cutoff: float, properties: Sequence[Property]) -> list[Data]:
     """Graphs with all neighbours within ``cutoff`` (Å) and the labels of ``properties``."""
     return [to_graph(atoms, cutoff, labels_of(atoms).only(properties)) for atoms in frames]
 
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _read(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:
     """Training and validation frames and where they came from."""
     data, properties = config.data, config.loss.properties
-    frames = read_labelled(data.train, properties)
-    source = data.train
+    frames = read_labelled(data.train, properties, data.skip_train)
     if data.valid is not None:
-        source = data.valid
-        train, valid = frames, read_labelled(data.valid, properties)
+        train, valid = frames, read_labelled(data.valid, properties, data.skip_valid)
+        origin = _origin(data.valid, valid, data.skip_valid)
     else:
         assert data.valid_fraction is not None
         held_out = max(1, round(data.valid_fraction * len(frames)))
@@ -117,11 +151,13 @@ def _read(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]
             raise DataError(f"{data.train}: {len(frames)} structures are too few to split")
         chosen, rest = split(len(frames), [held_out, len(frames) - held_out], data.seed)
         valid, train = [frames[i] for i in chosen], [frames[i] for i in rest]
-    provenance = {
-        name: {"name": path.name, "sha256": file_sha256(path), "structures": len(part)}
-        for name, path, part in (("train", data.train, train), ("valid", source, valid))
-    }
-    return train, valid, provenance
+        origin = _origin(data.train, valid, data.skip_train)
+    return train, valid, {"train": _origin(data.train, train, data.skip_train), "valid": origin}
+
+
+def _origin(path: Path, frames: Sequence[Atoms], skipped: Sequence[int]) -> dict[str, Any]:
+    origin = {"name": path.name, "sha256": file_sha256(path), "structures": len(frames)}
+    return {**origin, "skipped": sorted(set(skipped))} if skipped else origin
 
 
 def _symbols(atoms: Atoms) -> set[tuple[str, int]]:

@@ -47,6 +47,13 @@ class Processes:
         torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
         return int(largest)
 
+    @torch.no_grad()
+    def broadcast(self, module: nn.Module) -> None:
+        """Give every process the weights and buffers of the first."""
+        if self.size > 1:
+            for tensor in (*module.parameters(), *module.buffers()):
+                torch.distributed.broadcast(tensor, 0)
+
     def sum_gradients(self, module: nn.Module, loss: Tensor) -> float:
         """Replace every gradient by its sum over processes; return the summed loss.
 

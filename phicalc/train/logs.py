@@ -1,6 +1,7 @@
 """What a training run tells: progress, lines, CSV, TensorBoard and the training curve."""
 
 import csv
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from phicalc import fields
-from phicalc.train.metrics import ENERGY_PER_ATOM, Error, Evaluation
-from phicalc.train.report import write_training_curve
-from phicalc.units import MEV
+from phicalc.train.metrics import Evaluation
+from phicalc.train.report import customary, describe_errors, write_training_curve
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LINE_SECONDS = 60.0
-MILLI = {ENERGY_PER_ATOM: "meV/atom", fields.FORCES: "meV/Å"}
+PICTURE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -46,24 +46,11 @@ class Record:
             "gradient_norm": self.gradient_norm,
         }
         for name, error in self.evaluation.errors.items():
-            if name == fields.ENERGY:
-                continue
-            scale, unit = (MEV, MILLI[name]) if name in MILLI else (1.0, error.unit)
-            row[f"{name}_mae [{unit}]"] = error.mae / scale
-            row[f"{name}_rmse [{unit}]"] = error.rmse / scale
+            if name != fields.ENERGY:
+                shown = customary(error)
+                row[f"{name}_mae [{shown.unit}]"] = shown.mae
+                row[f"{name}_rmse [{shown.unit}]"] = shown.rmse
         return row
-
-
-def describe_errors(errors: dict[str, Error]) -> str:
-    """RMSE and MAE of all properties in one line, meV where customary."""
-    parts = []
-    for name, error in errors.items():
-        if name == fields.ENERGY:
-            continue
-        scale, unit = (MEV, MILLI[name]) if name in MILLI else (1.0, error.unit)
-        label = "energy" if name == ENERGY_PER_ATOM else name
-        parts.append(f"{label} RMSE {error.rmse / scale:.3g} MAE {error.mae / scale:.3g} {unit}")
-    return ", ".join(parts)
 
 
 def clock(seconds: float) -> str:
@@ -87,6 +74,7 @@ class Logs:
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
         self._last_line = self._started = time.monotonic()
+        self._last_picture = -math.inf
         self._first_step = 0
         self._valid = ""
 
@@ -155,7 +143,8 @@ class Logs:
         row = record.row()
         self.rows.append(row)
         self._write_csv()
-        write_training_curve(self.rows, self.directory / "training_curve.png")
+        if time.monotonic() - self._last_picture > PICTURE_SECONDS:
+            self._draw()
         if self._writer is not None:
             for name, value in row.items():
                 if name not in ("step", "epoch"):
@@ -178,8 +167,14 @@ class Logs:
             writer.writerows(self.rows)
         temporary.replace(self.csv_path)
 
+    def _draw(self) -> None:
+        write_training_curve(self.rows, self.directory / "training_curve.png")
+        self._last_picture = time.monotonic()
+
     def close(self) -> None:
-        """Take down the progress bar and flush the logs."""
+        """Take down the progress bar, draw the final curve and flush the logs."""
+        if self.rows:
+            self._draw()
         if self._progress is not None:
             self._progress.stop()
         if self._writer is not None:

@@ -27,7 +27,7 @@ def residuals(
         ``energy`` (B,) in eV per atom; ``forces`` (N, 3) in eV/Å; ``stress`` (B, 3, 3) in eV/Å³;
         ``charges`` (N,) in e; ``dipole`` (B, 3) in e·Å. All float64.
     """
-    result = {}
+    result: dict[str, Tensor] = {}
     for name in properties:
         difference = prediction[name].double() - graph[name].double()
         if name == fields.ENERGY:
@@ -42,7 +42,7 @@ def atoms_per_structure(graph: Mapping[str, Tensor]) -> Tensor:
     return torch.bincount(graph[fields.BATCH], minlength=structures).double()
 
 
-def component_count(name: Property, structures: int, atoms: int) -> int:
+def component_count(name: str, structures: int, atoms: int) -> int:
     """Number of scalar components of a property in a batch."""
     return {
         fields.ENERGY: structures,

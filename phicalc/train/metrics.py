@@ -19,6 +19,7 @@ Graph = dict[str, Tensor]
 Predict = Callable[[Graph], Mapping[str, Tensor]]
 
 ENERGY_PER_ATOM = "energy_per_atom"
+WORST_LISTED = 5
 UNITS = {
     ENERGY_PER_ATOM: "eV/atom",
     fields.ENERGY: "eV",
@@ -51,6 +52,9 @@ class Evaluation:
         By property, in :data:`UNITS`; ``energy_per_atom`` stands beside ``energy`` (totals).
     force_errors
         Error of the force components on the atoms of each element, by chemical symbol.
+    worst
+        Number (from 0) and force RMSE in eV/Å of the five structures with the worst forces: one
+        with a broken label stands out here.
     values
         By property: reference and predicted components, flat; energies per atom. Empty unless
         they were asked for.
@@ -60,6 +64,7 @@ class Evaluation:
     atoms: int
     errors: dict[str, Error]
     force_errors: dict[str, Error]
+    worst: list[tuple[int, float]] = field(default_factory=list)
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
     )
@@ -160,11 +165,15 @@ def evaluate(
     wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
     sums = ErrorSums(torch.device(device))
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    by_structure: list[float] = []
     for graph, structures in batches(graphs, batch_size, device):
         prediction = {name: value.detach() for name, value in predict(graph).items()}
         if properties is None:
             wanted = tuple(name for name in wanted if name in prediction)
-        sums.add(residuals(prediction, graph, wanted), graph)
+        differences = residuals(prediction, graph, wanted)
+        sums.add(differences, graph)
+        if fields.FORCES in differences:
+            by_structure += force_errors_by_structure(differences[fields.FORCES], graph)
         if keep_values:
             _keep(pairs, prediction, graph, wanted)
         advance(structures)
@@ -173,7 +182,16 @@ def evaluate(
     values = {
         name: (_flat(r for r, _ in kept), _flat(p for _, p in kept)) for name, kept in pairs.items()
     }
-    return Evaluation(round(count), round(atoms), by_property, by_element, values)
+    worst = sorted(enumerate(by_structure), key=lambda pair: -pair[1])[:WORST_LISTED]
+    return Evaluation(round(count), round(atoms), by_property, by_element, worst, values)
+
+
+def force_errors_by_structure(difference: Tensor, graph: Graph) -> list[float]:
+    """Root-mean-square force error of each structure of a batch, eV/Å."""
+    atoms = atoms_per_structure(graph)
+    squares = torch.zeros_like(atoms).index_add(0, graph[fields.BATCH], difference.square().sum(1))
+    rmse: list[float] = (squares / (3 * atoms)).sqrt().tolist()
+    return rmse
 
 
 def _keep(

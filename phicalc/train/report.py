@@ -1,8 +1,8 @@
-"""Pictures and files about errors: parity plot, training curve, JSON."""
+"""Errors for people: one line, table, JSON, parity plot, training curve."""
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,48 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from rich.table import Table
 
 from phicalc import fields
-from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Evaluation
+from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Error, Evaluation
+from phicalc.units import MEV
 
 MOST_POINTS = 20_000
+CUSTOMARY_UNITS = {"eV": "meV", "eV/atom": "meV/atom", "eV/Å": "meV/Å"}
+
+
+def customary(error: Error) -> Error:
+    """An error in the unit in which people quote it: energies and forces in meV."""
+    if error.unit not in CUSTOMARY_UNITS:
+        return error
+    unit = CUSTOMARY_UNITS[error.unit]
+    return replace(error, mae=error.mae / MEV, rmse=error.rmse / MEV, unit=unit)
+
+
+def describe_errors(errors: Mapping[str, Error]) -> str:
+    """RMSE and MAE of all properties in one line; of the energy, that per atom."""
+    parts = []
+    for name, error in errors.items():
+        if name != fields.ENERGY:
+            label = fields.ENERGY if name == ENERGY_PER_ATOM else name
+            shown = customary(error)
+            parts.append(f"{label} RMSE {shown.rmse:.3g} MAE {shown.mae:.3g} {shown.unit}")
+    return ", ".join(parts)
+
+
+def error_table(evaluation: Evaluation) -> Table:
+    """Errors by property and, for forces, by element, for the terminal."""
+    table = Table(title=f"{evaluation.structures} structures, {evaluation.atoms} atoms")
+    table.add_column("property")
+    for column in ("MAE", "RMSE"):
+        table.add_column(column, justify="right")
+    table.add_column("unit")
+    named = {name.replace("_", " "): error for name, error in evaluation.errors.items()}
+    named |= {f"forces on {symbol}": e for symbol, e in evaluation.force_errors.items()}
+    for name, error in named.items():
+        shown = customary(error)
+        table.add_row(name, f"{shown.mae:.4g}", f"{shown.rmse:.4g}", shown.unit)
+    return table
 
 
 def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -27,6 +64,9 @@ def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | No
         "force_errors_by_element": {
             symbol: asdict(error) for symbol, error in evaluation.force_errors.items()
         },
+        "worst_structures": [
+            {"structure": number, "forces_rmse": rmse} for number, rmse in evaluation.worst
+        ],
     }
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

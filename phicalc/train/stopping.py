@@ -21,10 +21,11 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within this context the first SIGINT or SIGTERM only sets the request.
+    """Within this context SIGINT and SIGTERM only set the request.
 
-    A second one acts as usual, so a hung step can still be killed. Signals can be handled in the
-    main thread only; elsewhere the request is never set.
+    A second SIGINT acts as usual, so that a hung step can be interrupted from the keyboard.
+    SIGTERM may come any number of times: torchrun sends it after a SIGINT that it shares with its
+    processes. Signals can be handled in the main thread only; elsewhere nothing sets the request.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -32,17 +33,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
         return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
     def remember(number: int, _: FrameType | None) -> None:
-        request.name = signal.Signals(number).name
-        restore()
+        request.name = request.name or signal.Signals(number).name
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
 
     for number in SIGNALS:
         signal.signal(number, remember)
     try:
         yield request
     finally:
-        restore()
+        for number, handler in previous.items():
+            signal.signal(number, handler)

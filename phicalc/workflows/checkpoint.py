@@ -80,7 +80,7 @@ class Checkpoint:
             Not such a file, or from a newer version.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             version = header.pop("format_version")

@@ -1,7 +1,6 @@
 """Rigid bonds, for all molecules of a liquid at once."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -9,6 +8,8 @@ from ase.constraints import FixAtoms, FixBondLengths
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from phicalc.errors import ConfigError, SimulationError
 
@@ -17,11 +18,11 @@ WATER_BOND = 1.3
 
 
 class FixedBonds(FixBondLengths):
-    """ASE's `FixBondLengths` (SHAKE and RATTLE), swept over many bonds at a time.
+    """ASE's `FixBondLengths`, solved for all molecules at once (SHAKE and RATTLE).
 
-    Bonds are sorted into groups in which no atom occurs twice; a group is corrected in one
-    array operation, groups after one another as in the sequential algorithm. Files hold it as a
-    plain `FixBondLengths`.
+    Bonds that share atoms form a cluster; the Lagrange multipliers of a cluster come from its
+    small linear system, all clusters of one size in one batch: for momenta directly, for
+    positions by Newton's method. Files hold the constraint as a plain `FixBondLengths`.
 
     Parameters
     ----------
@@ -37,61 +38,47 @@ class FixedBonds(FixBondLengths):
     """
 
     def __init__(self, atoms: Atoms, pairs: Sequence[Sequence[int]] | NDArray[np.int64]) -> None:
-        super().__init__(np.asarray(pairs, dtype=int).reshape(-1, 2))
+        super().__init__(np.asarray(pairs, dtype=int).reshape(-1, 2), tolerance=1e-10)
         self.bondlengths = self.initialize_bond_lengths(atoms)
-        self.groups = _disjoint_groups(self.pairs)
+        self.clusters = _clusters(self.pairs)
 
     def adjust_positions(self, atoms: Atoms, new: NDArray[np.float64]) -> None:
-        old = atoms.positions
-        vectors = self._vectors(atoms)
         masses = atoms.get_masses()
-
-        def correction(bonds: NDArray[np.int64]) -> tuple[Any, Any]:
-            first, second = self.pairs[bonds].T
-            before = vectors[bonds]
-            after = new[first] - new[second] - (old[first] - old[second]) + before
-            excess = self.bondlengths[bonds] ** 2 - np.sum(after * after, axis=1)
-            factor = 0.5 * excess / np.sum(before * after, axis=1)
-            reduced = 1.0 / (1.0 / masses[first] + 1.0 / masses[second])
-            return factor, (factor * reduced)[:, None] * before
-
-        self._sweep(correction, new, 1.0 / masses)
+        displaced = new - atoms.positions
+        for bonds in self.clusters:
+            pairs = self.pairs[bonds]
+            old = self._vectors(atoms, pairs)
+            coupling = _coupling(pairs, masses)
+            squares = self.bondlengths[bonds] ** 2
+            for _ in range(self.maxiter):
+                vectors = old + displaced[pairs[..., 0]] - displaced[pairs[..., 1]]
+                missing = squares - np.sum(vectors**2, axis=-1)
+                if np.all(np.abs(missing) <= self.tolerance * squares):
+                    break
+                jacobian = 2.0 * coupling * (vectors @ old.swapaxes(-1, -2))
+                multipliers = np.linalg.solve(jacobian, missing[..., None])
+                _add_along_bonds(displaced, pairs, multipliers * old, masses)
+            else:
+                raise SimulationError("rigid bonds did not converge; a smaller time step may help")
+        new[:] = atoms.positions + displaced
 
     def adjust_momenta(self, atoms: Atoms, momenta: NDArray[np.float64]) -> None:
-        vectors = self._vectors(atoms)
         masses = atoms.get_masses()
+        for bonds in self.clusters:
+            pairs = self.pairs[bonds]
+            vectors = self._vectors(atoms, pairs)
+            velocities = momenta[pairs] / masses[pairs][..., None]
+            along = np.sum((velocities[..., 0, :] - velocities[..., 1, :]) * vectors, axis=-1)
+            matrix = _coupling(pairs, masses) * (vectors @ vectors.swapaxes(-1, -2))
+            multipliers = np.linalg.solve(matrix, -along[..., None])
+            _add_along_bonds(momenta, pairs, multipliers * vectors, np.ones_like(masses))
 
-        def correction(bonds: NDArray[np.int64]) -> tuple[Any, Any]:
-            first, second = self.pairs[bonds].T
-            relative = momenta[first] / masses[first, None] - momenta[second] / masses[second, None]
-            factor = -np.sum(relative * vectors[bonds], axis=1) / self.bondlengths[bonds] ** 2
-            reduced = 1.0 / (1.0 / masses[first] + 1.0 / masses[second])
-            return factor, (factor * reduced)[:, None] * vectors[bonds]
-
-        self._sweep(correction, momenta, np.ones_like(masses))
-
-    def _vectors(self, atoms: Atoms) -> NDArray[np.float64]:
-        """(B, 3) bond vectors in Å, first minus second atom, nearest image."""
-        difference = atoms.positions[self.pairs[:, 0]] - atoms.positions[self.pairs[:, 1]]
-        vectors, _ = find_mic(difference, atoms.cell, atoms.pbc)
-        return np.asarray(vectors)
-
-    def _sweep(
-        self, correction: Any, values: NDArray[np.float64], weights: NDArray[np.float64]
-    ) -> None:
-        """Correct all groups, again and again, until no bond asks for more."""
-        for _ in range(self.maxiter):
-            converged = True
-            for bonds in self.groups:
-                factor, change = correction(bonds)
-                if not np.all(np.abs(factor) <= self.tolerance):
-                    first, second = self.pairs[bonds].T
-                    values[first] += weights[first, None] * change
-                    values[second] -= weights[second, None] * change
-                    converged = False
-            if converged:
-                return
-        raise SimulationError("the rigid bonds did not converge; a smaller time step may help")
+    @staticmethod
+    def _vectors(atoms: Atoms, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(clusters, bonds, 3) bond vectors in Å, first minus second atom, nearest image."""
+        difference = atoms.positions[pairs[..., 0]] - atoms.positions[pairs[..., 1]]
+        vectors, _ = find_mic(difference.reshape(-1, 3), atoms.cell, atoms.pbc)
+        return np.asarray(vectors).reshape(difference.shape)
 
 
 def rigid_water(atoms: Atoms) -> FixedBonds:
@@ -153,17 +140,35 @@ def _has_heavy_bond(atoms: Atoms, centre: int) -> bool:
     return bool(atoms.get_distances(centre, heavy, mic=bool(atoms.pbc.any())).min() < 1.8)
 
 
-def _disjoint_groups(pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Indices of the pairs in groups where no atom occurs twice, filled first come first."""
-    groups: list[list[int]] = []
-    used: list[set[int]] = []
-    for index, (first, second) in enumerate(pairs.tolist()):
-        for group, atoms in zip(groups, used, strict=True):
-            if first not in atoms and second not in atoms:
-                group.append(index)
-                atoms.update((first, second))
-                break
-        else:
-            groups.append([index])
-            used.append({first, second})
-    return [np.array(group, dtype=int) for group in groups]
+def _clusters(pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Bonds that hang together, as (clusters, bonds) indices for each size of cluster."""
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(int(pairs.max()) + 1,) * 2)
+    _, label = connected_components(graph, directed=False)
+    members: dict[int, list[int]] = {}
+    for bond, atom in enumerate(pairs[:, 0]):
+        members.setdefault(int(label[atom]), []).append(bond)
+    sizes = sorted({len(bonds) for bonds in members.values()})
+    return [np.array([b for b in members.values() if len(b) == size]) for size in sizes]
+
+
+def _coupling(pairs: NDArray[np.int64], masses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(clusters, bonds, bonds) in 1/u: how a pull along one bond moves the ends of another."""
+    coupling = np.zeros((*pairs.shape[:2], pairs.shape[1]))
+    for end, sign in ((0, 1.0), (1, -1.0)):
+        for other_end, other_sign in ((0, 1.0), (1, -1.0)):
+            shared = pairs[:, :, None, end] == pairs[:, None, :, other_end]
+            coupling += sign * other_sign * shared / masses[pairs[:, :, None, end]]
+    return coupling
+
+
+def _add_along_bonds(
+    values: NDArray[np.float64],
+    pairs: NDArray[np.int64],
+    pulls: NDArray[np.float64],
+    masses: NDArray[np.float64],
+) -> None:
+    """Add (clusters, bonds, 3) pulls / mass to the first, subtract them from the second atoms."""
+    for bond in range(pairs.shape[1]):
+        first, second = pairs[:, bond].T
+        values[first] += pulls[:, bond] / masses[first, None]
+        values[second] -= pulls[:, bond] / masses[second, None]

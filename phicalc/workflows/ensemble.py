@@ -3,7 +3,7 @@
 import numpy as np
 from ase import Atoms, units
 from ase.constraints import FixBondLengths
-from ase.md.velocitydistribution import Stationary, ZeroRotation, thermalize_momenta
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 from numpy.typing import NDArray
 
 from phicalc.errors import UnsupportedError
@@ -50,20 +50,32 @@ def check_ensemble(atoms: Atoms, settings: MDSettings) -> None:
         raise UnsupportedError(f"{settings.ensemble}: expected a calculator with stress")
 
 
-def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
-    """Maxwell–Boltzmann velocities without a drift and, out of a cell, without rotation.
+def prepare_momenta(atoms: Atoms, settings: MDSettings, rng: np.random.Generator) -> None:
+    """The momenta that a run begins with.
 
-    Structures in which atoms are held in place keep both.
+    Momenta that are not all zero are kept, others are drawn from the Maxwell–Boltzmann
+    distribution of the starting temperature. Drawn ones have no drift and, out of a cell, no
+    rotation; thermostats that rescale momenta could never thermalise either, so there both are
+    taken out of given momenta too, unless something outside acts on the atoms.
 
     Parameters
     ----------
     atoms
-        Its momenta are replaced.
-    temperature
-        In K, of the distribution; the sample's own temperature fluctuates about it.
+        With a calculator; its momenta change.
+    settings
+        Temperature (K) and ensemble.
+    rng
+        Source of the velocities.
     """
-    thermalize_momenta(atoms, temperature, rng=rng)
-    if _only_rigid_bonds(atoms) and len(atoms) > 1:
+    temperature = settings.target_temperature(0)
+    drawn = temperature > 0.0 and not atoms.get_momenta().any()
+    if drawn:
+        widths = np.sqrt(units.kB * temperature * atoms.get_masses())
+        atoms.set_momenta(widths[:, None] * rng.standard_normal((len(atoms), 3)))
+    if not _only_rigid_bonds(atoms) or len(atoms) < 2:
+        return
+    rescaled = settings.ensemble not in ("nve", "langevin")
+    if drawn or (rescaled and _balanced(atoms.get_forces(apply_constraint=False))):
         Stationary(atoms, preserve_temperature=False)
         if not atoms.pbc.any():
             ZeroRotation(atoms, preserve_temperature=False)
@@ -80,7 +92,10 @@ def degrees_of_freedom(atoms: Atoms, settings: MDSettings) -> int:
     UnsupportedError
         Nothing is left to move.
     """
-    free = int(atoms.get_number_of_degrees_of_freedom())
+    try:
+        free = int(atoms.get_number_of_degrees_of_freedom())
+    except NotImplementedError as error:
+        raise UnsupportedError("expected constraints that count degrees of freedom") from error
     if settings.ensemble != "langevin" and _only_rigid_bonds(atoms):
         forces = atoms.get_forces(apply_constraint=False)
         arms = atoms.get_positions() - atoms.get_center_of_mass()

@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixSymmetry
 from ase.io.extxyz import write_extxyz
 from ase.io.trajectory import TrajectoryWriter
 
@@ -101,12 +102,13 @@ class TrajFile:
         self.close()
         if not self.path.exists():
             return
-        os.truncate(self.path, mark["bytes"])
         if mark["bytes"]:
-            # the table of the frames may have moved on since: its old place still holds it
+            # first, so that the file is readable at any moment; the table of the frames may have
+            # moved on since the mark: its old place still holds it
             with self.path.open("r+b") as file:
                 file.seek(_TRAJECTORY_ITEMS)
                 file.write(np.array([mark["items"], mark["table"]], dtype="<i8").tobytes())
+        os.truncate(self.path, mark["bytes"])
 
     def close(self) -> None:
         if self._writer is not None:
@@ -140,7 +142,8 @@ def snapshot(atoms: Atoms, properties: tuple[str, ...] = (), **info: float) -> A
     for name in _ARRAYS:
         if atoms.has(name):
             frame.set_array(name, atoms.get_array(name))
-    frame.constraints = list(atoms.constraints)
+    # symmetry is no property of a frame, and ASE cannot read that constraint back
+    frame.constraints = [c for c in atoms.constraints if not isinstance(c, FixSymmetry)]
     if "charge" in atoms.info:
         frame.info["charge"] = atoms.info["charge"]
     frame.info |= info

@@ -9,7 +9,6 @@ import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 
-from phicalc.checks import check_structure
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
 from phicalc.workflows.checkpoint import Checkpoint, read_structure, restore_structure
 from phicalc.workflows.constraints import apply_constraints
@@ -17,7 +16,7 @@ from phicalc.workflows.ensemble import (
     build_integrator,
     check_ensemble,
     degrees_of_freedom,
-    draw_velocities,
+    prepare_momenta,
 )
 from phicalc.workflows.frames import snapshot
 from phicalc.workflows.guards import Guards
@@ -25,6 +24,7 @@ from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
+from phicalc.workflows.simulation import own_copy
 from phicalc.workflows.watching import Display, StopSignals
 
 
@@ -72,8 +72,9 @@ class MolecularDynamics:
     Parameters
     ----------
     atoms
-        The start, with a calculator; not modified. Momenta that are not all zero are kept,
-        otherwise velocities are drawn at the starting temperature.
+        The start, with a calculator; not modified. Momenta that are not all zero are kept
+        (thermostats other than Langevin's take out the drift), others drawn at the starting
+        temperature.
     settings
         What to do.
     folder
@@ -94,15 +95,10 @@ class MolecularDynamics:
         folder: str | Path | None = None,
         name: str = "md",
     ) -> None:
-        if atoms.calc is None:
-            raise ConfigError("expected atoms with a calculator, got none; set atoms.calc")
-        check_structure(atoms.numbers, atoms.positions, atoms.cell, atoms.pbc)
+        self.atoms = own_copy(atoms)
         for wanted in settings.properties:
             if wanted not in atoms.calc.implemented_properties:
                 raise UnsupportedError(f"properties: the calculator does not give {wanted!r}")
-        self.atoms = atoms.copy()
-        self.atoms.set_constraint(list(atoms.constraints))
-        self.atoms.calc = atoms.calc
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
         self.settings = settings
@@ -171,7 +167,7 @@ class _Run:
         self.step = step
         self.degrees_of_freedom = degrees_of_freedom
         self.rng = rng
-        self.guards = Guards(settings.guards, degrees_of_freedom, atoms.calc)
+        self.guards = Guards(settings.guards, degrees_of_freedom)
         self.integrator: Integrator = build_integrator(atoms, settings, degrees_of_freedom, rng)
         self._first_step = step
         self._started = time.perf_counter()
@@ -181,9 +177,7 @@ class _Run:
         """From the structure as it was given."""
         _forget_history(atoms)
         rng = np.random.default_rng(settings.seed)
-        temperature = settings.target_temperature(0)
-        if temperature > 0.0 and not atoms.get_momenta().any():
-            draw_velocities(atoms, temperature, rng)
+        prepare_momenta(atoms, settings, rng)
         run = cls(atoms, settings, files, 0, degrees_of_freedom(atoms, settings), rng)
         run._save()
         return run
@@ -217,7 +211,6 @@ class _Run:
         self._set_target()
         try:
             self.integrator.step()
-            self.atoms.get_forces()
         except (ValueError, RuntimeError, ArithmeticError) as error:
             self._stop(str(error), error)
 

@@ -1,30 +1,27 @@
 """What a molecular-dynamics run is asked to do."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from phicalc.workflows.settings import Settings
+from phicalc.workflows.settings import Finite, Positive, Settings
 
 Ensemble = Literal["nve", "langevin", "nose-hoover", "bussi", "npt", "npt-cell"]
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class GuardSettings(Settings):
     """Limits beyond which a simulation is stopped, because no model means anything there."""
 
-    max_speed: Positive = Field(1.0, description="fastest atom in Å/fs")
+    max_speed: Positive = Field(0.3, description="fastest atom in Å/fs")
     max_temperature: Positive = Field(2e4, description="kinetic temperature in K")
     max_energy_jump: Positive = Field(
         1.0, description="change of the potential energy in one step, in eV per atom"
     )
     max_spread: Positive | None = Field(
         None,
-        description="largest disagreement of a committee's forces in eV/Å; asks the calculator "
-        "for `committee_spread`",
+        description="largest disagreement of a committee about a force in eV/Å, by the "
+        "calculator's `forces_spread`",
     )
 
 

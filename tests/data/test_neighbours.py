@@ -3,6 +3,7 @@
 import copy
 import itertools
 import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def assert_identical(one: Neighbours, other: Neighbours) -> None:
 def assert_each_edge_has_its_exact_reverse(neighbours: Neighbours) -> None:
     edges = as_dict(neighbours)
     for (j, i, *shift), vector in edges.items():
-        reverse = edges[(i, j, *(-s for s in shift))]  # type: ignore[index]
+        reverse = edges[(i, j, *(-s for s in shift))]
         assert (vector == -reverse).all()
 
 
@@ -186,6 +187,15 @@ def test_rebuild_adds_compression_and_displacement() -> None:
     assert rebuilds_after(positions, cell, squeezed + 1.001 * step, cell * squeeze) == 2
 
 
+def test_expansion_gives_no_room_to_move_further() -> None:
+    positions, cell, _, _ = structure("bulk")
+    step = np.zeros_like(positions)
+    step[7, 2] = 0.5 * SKIN
+    grown = 1.2 * positions
+    assert rebuilds_after(positions, cell, grown + 0.999 * step, 1.2 * cell) == 1
+    assert rebuilds_after(positions, cell, grown + 1.001 * step, 1.2 * cell) == 2
+
+
 @pytest.mark.parametrize("name", ["bulk", "skewed", "slab without a third vector", "wire"])
 def test_wrapping_is_no_move(name: str) -> None:
     positions, cell, pbc, _ = structure(name)
@@ -257,7 +267,7 @@ def test_atoms_a_million_cells_apart() -> None:
 def test_fragments_in_a_huge_vacuum(pbc: str) -> None:
     """No memory for empty search bins, no warning, all neighbours of either fragment."""
     fragment = np.random.default_rng(6).uniform(0, 5, (8, 3))
-    positions = np.concatenate([fragment, fragment + 3e5, fragment + [-2e6, 1e6, 4e5]])
+    positions = np.concatenate([fragment, fragment + 3e5, fragment - np.array([2e6, 1e6, 4e5])])
     periodic = [p == "T" for p in pbc]
     found = build_neighbours(positions, 1e7 * np.eye(3), periodic, CUTOFF)
     alone = build_neighbours(fragment, np.zeros((3, 3)), [False] * 3, CUTOFF)
@@ -335,12 +345,14 @@ def test_results_of_earlier_steps_and_the_input_stay_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies_go_on_independently(clone) -> None:  # type: ignore[no-untyped-def]
+def test_copies_go_on_independently(clone: Callable[[NeighbourList], NeighbourList]) -> None:
     positions, cell, pbc, _ = structure("skewed")
     listed = NeighbourList(CUTOFF, SKIN)
     listed.update(positions, cell, pbc)
     copied = clone(listed)
-    assert_identical(copied.update(positions + 0.1, cell, pbc), listed.update(positions + 0.1, cell, pbc))
+    assert_identical(
+        copied.update(positions + 0.1, cell, pbc), listed.update(positions + 0.1, cell, pbc)
+    )
     copied.update(positions + 5.0, cell, pbc)
     assert (listed.rebuilds, copied.rebuilds) == (1, 2)
 

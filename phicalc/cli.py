@@ -1,0 +1,318 @@
+"""The ``phicalc`` command: thin, each command calls one function of the library.
+
+What a command needs is imported inside it, so that ``phicalc --help`` answers at once. A mistake
+in the input (:class:`phicalc.errors.PhicalcError`) ends as one line on standard error and exit
+status 2.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from phicalc import __version__
+from phicalc.errors import PhicalcError
+
+if TYPE_CHECKING:
+    from phicalc.artifact import ModelMetadata
+    from phicalc.bench import BenchResult
+    from phicalc.train.metrics import Evaluation
+
+USAGE_ERROR = 2
+
+
+class OneLineErrors(TyperGroup):
+    """Commands whose user sees what was wrong, not where in the program it was found."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (PhicalcError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            message = str(error)
+            if not isinstance(error, PhicalcError) and not message:
+                message = type(error).__name__
+            Console(stderr=True, highlight=False, soft_wrap=True).print(
+                f"error: {message}", style="red", markup=False
+            )
+            ctx.exit(USAGE_ERROR)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    add_completion=False,
+    epilog="\b\nFrom data to a model:\n  phicalc train config.yaml\n"
+    "  phicalc export run/best.pt -o model.pt\n  phicalc eval model.pt test.extxyz",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"phicalc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the full traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit."),
+    ] = False,
+) -> None:
+    """A neural interatomic potential with learned electrostatics: train, export, examine.
+
+    Models run in ASE:  atoms.calc = PhiCalculator("model.pt")
+    """
+
+
+class Precision(str, Enum):
+    """Number formats a network may be exported in."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, see the README.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from last.pt in the output directory.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew over an earlier run.")
+    ] = False,
+) -> None:
+    """Train a potential as a configuration says.
+
+    Ctrl-C ends the run after the current step, saved; --resume takes it up again.
+
+    \b
+    Examples:
+      phicalc train config.yaml
+      phicalc train config.yaml --resume
+      torchrun --nproc-per-node 2 -m phicalc.train config.yaml    (on two processes)
+    """
+    from phicalc.train.config import load_config
+    from phicalc.train.trainer import train as run
+
+    run(load_config(config), resume, overwrite=overwrite)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model file, or a training checkpoint.")],
+    data: Annotated[Path, typer.Argument(help="Structures with labels: extxyz(.gz) or ASE's.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory for errors.json and parity.png.")
+    ] = Path("evaluation"),
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
+) -> None:
+    """Errors of a model on labelled structures, per property and element.
+
+    \b
+    Examples:
+      phicalc eval model.pt valid.extxyz.gz
+      phicalc eval run/best.pt valid.extxyz.gz -o run/valid
+    """
+    from phicalc.train.evaluation import evaluate_file
+
+    console = Console()
+    with console.status("reading structures") as status:
+        done = 0
+
+        def advance(structures: int) -> None:
+            nonlocal done
+            done += structures
+            status.update(f"{done} structures evaluated")
+
+        result = evaluate_file(
+            model, data, output, device=device, batch_size=batch_size, advance=advance
+        )
+    console.print(_error_table(result))
+    console.print(f"written: {output / 'errors.json'}, {output / 'parity.png'}", highlight=False)
+
+
+def _error_table(result: "Evaluation") -> Table:
+    """MAE and RMSE of each property, and of the forces on each element."""
+    table = Table(title=f"{result.structures} structures, {result.atoms} atoms")
+    table.add_column("property")
+    for title in ("MAE", "RMSE", "unit", "values"):
+        table.add_column(title, justify="left" if title == "unit" else "right")
+    rows = [(name.replace("_", " "), error) for name, error in result.errors.items()]
+    rows += [(f"forces on {symbol}", error) for symbol, error in result.force_errors.items()]
+    for name, error in rows:
+        mae, rmse, unit = _readable(error.mae, error.rmse, error.unit)
+        table.add_row(name, mae, rmse, unit, str(error.count))
+    return table
+
+
+def _readable(mae: float, rmse: float, unit: str) -> tuple[str, str, str]:
+    """Energies per atom and forces in meV, as everyone quotes them."""
+    if unit in ("eV/atom", "eV/Å"):
+        return f"{1e3 * mae:.3f}", f"{1e3 * rmse:.3f}", f"m{unit}"
+    return f"{mae:.4g}", f"{rmse:.4g}", unit
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a training run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path(
+        "model.pt"
+    ),
+    dtype: Annotated[
+        Precision | None, typer.Option(help="Instead of the checkpoint's own precision.")
+    ] = None,
+    description: Annotated[str, typer.Option(help="What the model is for.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
+    data_licence: Annotated[
+        str, typer.Option(help="Of the training data, with its attribution.")
+    ] = "",
+) -> None:
+    """Write the model file of a checkpoint, and check that it gives the network's own numbers.
+
+    \b
+    Examples:
+      phicalc export run/best.pt -o model.pt
+      phicalc export run/best.pt -o model-float64.pt --dtype float64
+    """
+    from phicalc.export import export as write_model
+
+    metadata = write_model(
+        checkpoint,
+        output,
+        dtype=None if dtype is None else dtype.value,
+        description=description,
+        licence=licence,
+        data_licence=data_licence,
+    )
+    Console(highlight=False, soft_wrap=True).print(
+        f"{output}: {' + '.join([metadata.backbone, *metadata.heads])} for "
+        f"{' '.join(metadata.symbols)}, {metadata.dtype}, {output.stat().st_size / 1e6:.2f} MB, "
+        "same numbers as the network"
+    )
+
+
+@app.command()
+def info(
+    model: Annotated[Path, typer.Argument(help="Model file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="All of it, as JSON.")] = False,
+) -> None:
+    """What a model file says about itself; its network is not loaded.
+
+    \b
+    Examples:
+      phicalc info model.pt
+      phicalc info model.pt --json | jq .config
+    """
+    from phicalc.artifact import read_metadata
+
+    metadata = read_metadata(model)
+    if as_json:
+        typer.echo(json.dumps(metadata.model_dump(mode="json"), indent=2, ensure_ascii=False))
+        return
+    table = Table(title=str(model), show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _facts(metadata):
+        table.add_row(name, value)
+    table.add_row("sha256", hashlib.sha256(model.read_bytes()).hexdigest())
+    Console().print(table)
+
+
+def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
+    """Name and value of each line of ``phicalc info``."""
+    provenance = metadata.provenance
+    yield "elements", " ".join(metadata.symbols)
+    yield "network", " + ".join([metadata.backbone, *metadata.heads])
+    yield "parameters", f"{metadata.parameters} in {metadata.dtype}"
+    yield "cutoff", f"{metadata.cutoff} Å"
+    yield "total charge", "any" if metadata.supports_total_charge else "0 only"
+    for use, source in provenance.data.items():
+        yield f"{use} data", f"{source.name}, {source.structures} structures"
+    for name, error in provenance.valid_errors.items():
+        mae, rmse, unit = _readable(error.mae, error.rmse, error.unit)
+        yield f"valid {name.replace('_', ' ')}", f"MAE {mae}, RMSE {rmse} {unit}"
+    yield "for", metadata.description or "not stated"
+    yield "licence", metadata.licence or "not stated"
+    yield "data licence", metadata.data_licence or "not stated"
+    yield "written by", f"phicalc {metadata.phicalc_version}, torch {metadata.torch_version}"
+    yield "format", str(metadata.format_version)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="Model file that knows H and O.")],
+    size: Annotated[
+        list[int] | None, typer.Option("--size", "-n", min=3, help="Atoms in a box; repeatable.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="MD steps measured per box.")] = 100,
+    seconds: Annotated[float, typer.Option(min=0, help="Longest time spent on a box.")] = 60.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Device = "auto",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Directory for bench.json and bench.png.")
+    ] = Path("bench"),
+) -> None:
+    """MD steps per second and peak memory on boxes of water, and where the time goes.
+
+    \b
+    Examples:
+      phicalc bench model.pt
+      phicalc bench model.pt -n 192 -n 648 --threads 2
+    """
+    from phicalc.bench import DEFAULT_SIZES, run_bench
+
+    console = Console(highlight=False)
+    output.mkdir(parents=True, exist_ok=True)
+    with console.status("measuring"):
+        result = run_bench(
+            model,
+            tuple(size or DEFAULT_SIZES),
+            steps=steps,
+            seconds=seconds,
+            device=device,
+            threads=threads,
+            progress=lambda box: console.print(
+                f"{box.atoms} atoms: {box.steps_per_second:.1f} steps/s, {box.peak_memory:.0f} MB"
+            ),
+        )
+    console.print(_bench_table(result))
+    result.write_json(output / "bench.json")
+    result.write_plot(output / "bench.png")
+    console.print(f"written: {output / 'bench.json'}, {output / 'bench.png'}")
+
+
+def _bench_table(result: "BenchResult") -> Table:
+    """Milliseconds per MD step, one row for each box."""
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    table = Table(title=f"{result.model} on {result.device}, {threads}: ms per MD step")
+    parts = list(result.boxes[0].parts)
+    for title in ("atoms", "step", *parts, "Φ uncached", "memory / MB"):
+        table.add_column(title, justify="right")
+    for box in result.boxes:
+        times = [box.step_seconds, *box.parts.values(), box.uncached_electrostatics]
+        cells = [f"{1e3 * seconds:.2f}" for seconds in times]
+        table.add_row(str(box.atoms), *cells, f"{box.peak_memory:.0f}")
+    return table
+
+
+if __name__ == "__main__":
+    app()

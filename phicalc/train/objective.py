@@ -1,0 +1,91 @@
+"""What a step lowers and a validation measures: the loss of a model on labelled graphs."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from phicalc import fields
+from phicalc.data.graph import collate, graph_dict
+from phicalc.errors import ConfigError
+from phicalc.train.config import LossConfig
+from phicalc.train.distributed import Processes
+from phicalc.train.losses import joint_loss, residuals, summed_losses
+from phicalc.train.metrics import ErrorSums, Evaluation, batches
+
+
+class Objective:
+    """The loss of a model, shared out over processes.
+
+    Parameters
+    ----------
+    model
+        Maps a graph to energies, forces … (:class:`phicalc.model.derivatives.Differentiated`).
+    config
+        Which properties count, and how much.
+    processes
+        Each evaluates its share of the structures.
+    """
+
+    def __init__(self, model: nn.Module, config: LossConfig, processes: Processes) -> None:
+        self.model = model
+        self.config = config
+        self.processes = processes
+
+    def gradients(self, graphs: Sequence[Data], batch: list[int]) -> float:
+        """Put the gradient of the loss of a joint batch into the parameters.
+
+        Parameters
+        ----------
+        graphs
+            The training set.
+        batch
+            Indices of the structures of the batch, of all processes together.
+
+        Returns
+        -------
+        float
+            The loss of the joint batch, the same number in every process.
+        """
+        self.model.train()
+        self.model.zero_grad(set_to_none=True)
+        loss = torch.zeros((), dtype=torch.float64, device=self.processes.device)
+        own = self.processes.share(batch)
+        if own:
+            graph = graph_dict(collate([graphs[i] for i in own]).to(self.processes.device))
+            atoms = sum(graphs[i][fields.SPECIES].shape[0] for i in batch)
+            sums, _ = self._losses(graph)
+            loss = joint_loss(sums, self.config, len(batch), atoms)
+            loss.backward()
+        return self.processes.sum_gradients(self.model, loss)
+
+    def evaluate(self, graphs: Sequence[Data], batch_size: int) -> tuple[float, Evaluation]:
+        """Loss and errors on a set of structures, the same in every process."""
+        device = self.processes.device
+        own = [graphs[i] for i in self.processes.share(range(len(graphs)))]
+        errors = ErrorSums(device)
+        totals: dict[str, Tensor] = {
+            name: torch.zeros((), dtype=torch.float64, device=device)
+            for name in self.config.properties
+        }
+        self.model.eval()
+        for graph, _ in batches(own, batch_size, device):
+            sums, differences = self._losses(graph)
+            errors.add({name: r.detach() for name, r in differences.items()}, graph)
+            for name, value in sums.items():
+                totals[name] += value.detach()
+        for tensor in (errors.table, errors.size, *totals.values()):
+            self.processes.sum_(tensor)
+        structures, atoms = (round(value) for value in errors.size.tolist())
+        loss = float(joint_loss(totals, self.config, structures, atoms))
+        return loss, Evaluation(structures, atoms, *errors.errors())
+
+    def _losses(self, graph: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Summed losses, and the residuals they come from."""
+        prediction: Mapping[str, Tensor] = self.model(graph)
+        for name in self.config.properties:
+            if name not in prediction:
+                raise ConfigError(f"loss.weights.{name}: this model does not predict {name}")
+        differences = residuals(prediction, graph, self.config.properties)
+        return summed_losses(differences, self.config), differences

@@ -1,0 +1,202 @@
+"""Is the shipped salt-water model fit for MD? Long runs, and what they are judged by.
+
+    python tests/benchmarks/salt_water_md.py langevin --ps 50 -o langevin.json
+    python tests/benchmarks/salt_water_md.py nve --ps 20 --model nacl-water-float64.pt -o nve.json
+
+``langevin`` samples 31 H2O + NaCl at 300 K with steps of 0.5 fs: temperature, the first peak of
+the O–O g(r), hydrogens further than 1.3 Å from their oxygen at any recorded time, mean charges
+by species, and the growth of resident memory after the first 2,000 steps. ``nve`` equilibrates
+for 2 ps and fits the drift of the total energy over the run. Both write JSON and a PNG beside it.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+from ase import Atoms, units
+from ase.constraints import FixCom
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
+from matplotlib.figure import Figure
+
+from phicalc import PhiCalculator
+from phicalc.artifact import load_model
+from phicalc.workflows.structures import salt_water
+
+MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water.pt"
+TIMESTEP = 0.5 * units.fs
+TEMPERATURE = 300.0
+BROKEN = 1.3  # Å
+
+
+def equilibrated(calculator: PhiCalculator, steps: int) -> Atoms:
+    """A box of salt water at 300 K."""
+    atoms = salt_water(n_water=31, n_pairs=1, seed=1)
+    atoms.calc = calculator
+    FIRE(atoms, logfile=None).run(fmax=0.5, steps=200)
+    thermalize_momenta(atoms, temperature_K=TEMPERATURE, rng=np.random.default_rng(0))
+    langevin(atoms, friction=0.05).run(steps)
+    return atoms
+
+
+def langevin(atoms: Atoms, friction: float) -> Langevin:
+    """ASE's Langevin integrator, the centre of mass held by a constraint."""
+    atoms.set_constraint(FixCom())
+    return Langevin(
+        atoms,
+        TIMESTEP,
+        temperature_K=TEMPERATURE,
+        friction=friction / units.fs,
+        fixcm=False,
+        rng=np.random.default_rng(1),
+    )
+
+
+def broken_bonds(atoms: Atoms) -> int:
+    """Hydrogens that left the oxygen they started on (O H H, O H H, … in the file)."""
+    oxygen = np.flatnonzero(atoms.numbers == 8)
+    distances = [atoms.get_distance(o, o + h, mic=True) for o in oxygen for h in (1, 2)]
+    return int((np.array(distances) > BROKEN).sum())
+
+
+class PairDistribution:
+    """g(r) between two species, gathered frame by frame."""
+
+    def __init__(self, first: int, second: int, r_max: float, bins: int = 120) -> None:
+        self.first, self.second = first, second
+        self.edges = np.linspace(0.0, r_max, bins + 1)
+        self.counts = np.zeros(bins)
+        self.density = 0.0
+
+    def add(self, atoms: Atoms, distances: np.ndarray) -> None:
+        i, j = atoms.numbers == self.first, atoms.numbers == self.second
+        found = distances[np.ix_(i, j)]
+        self.counts += np.histogram(found[found > 1e-6], self.edges)[0]
+        self.density += i.sum() * (j.sum() - (self.first == self.second)) / atoms.get_volume()
+
+    @property
+    def curve(self) -> tuple[np.ndarray, np.ndarray]:
+        shells = 4 / 3 * np.pi * np.diff(self.edges**3)
+        return 0.5 * (self.edges[1:] + self.edges[:-1]), self.counts / (shells * self.density)
+
+
+def run_langevin(calculator: PhiCalculator, picoseconds: float, png: Path) -> dict:
+    atoms = equilibrated(calculator, 2000)
+    dynamics = langevin(atoms, friction=0.01)
+    steps = round(picoseconds * 1000 / 0.5)
+    r_max = atoms.cell.lengths().min() / 2
+    pairs = {"O-O": (8, 8), "Na-O": (11, 8), "Cl-H": (17, 1), "Na-Cl": (11, 17)}
+    curves = {name: PairDistribution(*numbers, r_max) for name, numbers in pairs.items()}
+    rows, memory = [], []
+    process = psutil.Process()
+
+    def record() -> None:
+        charges = atoms.get_charges()
+        rows.append(
+            [atoms.get_temperature(), atoms.get_potential_energy(), broken_bonds(atoms)]
+            + [charges[atoms.numbers == z].mean() for z in (11, 17, 8, 1)]
+        )
+        distances = atoms.get_all_distances(mic=True)
+        for curve in curves.values():
+            curve.add(atoms, distances)
+        memory.append(process.memory_info().rss / 1e6)
+
+    dynamics.attach(record, interval=20)
+    start = time.perf_counter()
+    dynamics.run(steps)
+    seconds = time.perf_counter() - start
+    table = np.array(rows)
+    r, g = curves["O-O"].curve
+    settled = memory[min(len(memory) - 1, 2000 // 20)]
+    at_20k = memory[min(len(memory) - 1, 22000 // 20)]
+    plot_langevin(table, curves, png)
+    info = calculator.cache_info()
+    return {
+        "atoms": len(atoms),
+        "steps": steps,
+        "ps": picoseconds,
+        "ms_per_step": 1e3 * seconds / steps,
+        "temperature_K": table[:, 0].mean(),
+        "broken_bonds_max": int(table[:, 2].max()),
+        "OO_first_peak_A": float(r[np.argmax(np.where(r < 3.4, g, 0))]),
+        "OO_first_peak_height": float(g[r < 3.4].max()),
+        "charges_mean": dict(zip(("Na", "Cl", "O", "H"), table[:, 3:].mean(0).tolist())),
+        "charges_std": dict(zip(("Na", "Cl", "O", "H"), table[:, 3:].std(0).tolist())),
+        "memory_growth_20000_steps_MB": at_20k - settled,
+        "memory_growth_whole_run_MB": memory[-1] - settled,
+        "topology_unchanged": info["neighbour_reuse"],
+    }
+
+
+def plot_langevin(table: np.ndarray, curves: dict[str, PairDistribution], png: Path) -> None:
+    times = np.arange(len(table)) * 20 * 0.5e-3
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2)
+    axes[0, 0].plot(times, table[:, 0], linewidth=0.5)
+    axes[0, 0].set(xlabel="time / ps", ylabel="temperature / K")
+    axes[0, 1].plot(times, table[:, 1], linewidth=0.5)
+    axes[0, 1].set(xlabel="time / ps", ylabel="potential energy / eV")
+    for column, name in enumerate(("Na", "Cl", "O", "H"), start=3):
+        axes[1, 0].plot(times, table[:, column], label=name, linewidth=0.8)
+    axes[1, 0].set(xlabel="time / ps", ylabel="mean charge / e")
+    axes[1, 0].legend()
+    for name, curve in curves.items():
+        axes[1, 1].plot(*curve.curve, label=name)
+    axes[1, 1].set(xlabel="r / Å", ylabel="g(r)")
+    axes[1, 1].legend()
+    figure.savefig(png, dpi=120)
+
+
+def run_nve(calculator: PhiCalculator, picoseconds: float, png: Path) -> dict:
+    atoms = equilibrated(calculator, 4000)
+    atoms.set_constraint()
+    dynamics = VelocityVerlet(atoms, TIMESTEP)
+    energies, temperatures = [], []
+
+    def record() -> None:
+        energies.append(atoms.get_total_energy() / len(atoms))
+        temperatures.append(atoms.get_temperature())
+
+    dynamics.attach(record, interval=10)
+    start = time.perf_counter()
+    dynamics.run(round(picoseconds * 1000 / 0.5))
+    seconds = time.perf_counter() - start
+    times = np.arange(len(energies)) * 10 * 0.5e-3
+    slope, offset = np.polyfit(times, energies, 1)
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(times, 1e3 * (np.array(energies) - energies[0]), linewidth=0.5)
+    axes.plot(times, 1e3 * (slope * times + offset - energies[0]))
+    axes.set(xlabel="time / ps", ylabel="total energy − start / meV per atom")
+    figure.savefig(png, dpi=120)
+    return {
+        "atoms": len(atoms),
+        "ps": picoseconds,
+        "ms_per_step": 1e3 * seconds / max(1, round(picoseconds * 1000 / 0.5)),
+        "temperature_K": float(np.mean(temperatures)),
+        "drift_meV_per_atom_per_ps": 1e3 * slope,
+        "fluctuation_meV_per_atom": 1e3 * float(np.std(energies - (slope * times + offset))),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("ensemble", choices=["langevin", "nve"])
+    parser.add_argument("--ps", type=float, default=20.0)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, default=Path("salt_water_md.json"))
+    arguments = parser.parse_args()
+    calculator = PhiCalculator(arguments.model, threads=arguments.threads)
+    run = run_langevin if arguments.ensemble == "langevin" else run_nve
+    result = run(calculator, arguments.ps, arguments.output.with_suffix(".png"))
+    result["dtype"] = load_model(arguments.model).metadata.dtype
+    arguments.output.write_text(json.dumps(result, indent=2))
+    print(json.dumps(result, indent=2))

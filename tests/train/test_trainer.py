@@ -1,0 +1,311 @@
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from phicalc import fields
+from phicalc.errors import ConfigError, ConvergenceError, DataError
+from phicalc.model.checkpoint import load_checkpoint
+from phicalc.train.__main__ import main
+from phicalc.train.config import parse_config
+from phicalc.train.dataset import load_training_data
+from phicalc.train.distributed import join_processes
+from phicalc.train.trainer import Trainer, train
+
+
+def differences(first, second, path=""):
+    """Dotted paths at which two checkpoints differ by as much as a bit."""
+    if isinstance(first, dict):
+        keys = [*first, *(k for k in second if k not in first)]
+        return [d for k in keys for d in differences(first.get(k), second.get(k), f"{path}.{k}")]
+    if isinstance(first, list | tuple) and len(first) == len(second):
+        pairs = enumerate(zip(first, second, strict=True))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f"{path}.{i}")]
+    same = torch.equal(first, second) if isinstance(first, torch.Tensor) else first == second
+    return [] if same else [path]
+
+
+def rows_of(result):
+    with (result.last.parent / "metrics.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_it_learns_a_tiny_set_by_heart(content, quiet):
+    content |= {"epochs": 150, "batch_size": 7, "validate_epochs": 50, "ema_decay": 0.9}
+    content["data"]["valid"] = content["data"]["train"]
+    content["optimizer"] = {"learning_rate": 5e-3}
+    content["schedule"]["warmup_steps"] = 10
+    content["model"]["backbone"]["features"] = 16
+    config = parse_config(content)
+    data = load_training_data(config)
+    result = train(config, console=quiet)
+    last = rows_of(result)[-1]
+    assert float(last["forces_rmse [meV/Å]"]) < 0.2 * 1e3 * data.energy_scale
+    assert float(last["energy_per_atom_rmse [meV/atom]"]) < 30
+    assert not result.interrupted
+    assert result.step == 150
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_a_run_resumes_bit_for_bit(content, quiet, tmp_path, monkeypatch, schedule):
+    content["schedule"] = {"kind": schedule, "warmup_steps": 2}
+    whole = train(parse_config(content), console=quiet)
+    original = Trainer.step
+
+    def step_then_signal(self):
+        loss = original(self)
+        if self.position.step in (2, 6):  # within the first epoch; between step and validation
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(Trainer, "step", step_then_signal)
+    config = parse_config(content | {"output": str(tmp_path / "pieces")})
+    first = train(config, console=quiet)
+    second = train(config, resume=True, console=quiet)
+    assert (first.step, second.step) == (2, 6)
+    assert first.interrupted and second.interrupted
+    pieces = train(config, resume=True, console=quiet)
+    assert not pieces.interrupted
+    for name in ("last", "best"):
+        a, b = (torch.load(getattr(r, name), weights_only=True) for r in (whole, pieces))
+        apart = {".extra.provenance.config.output", ".extra.training.position.seconds"}
+        assert set(differences(a, b)) <= apart
+    assert [row | {"minutes": 0} for row in rows_of(whole)] == [
+        row | {"minutes": 0} for row in rows_of(pieces)
+    ]
+
+
+def test_the_callers_random_state_is_left_alone(config, quiet):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(config, console=quiet)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_best_holds_the_averaged_weights_of_the_lowest_loss(content, quiet):
+    content |= {"epochs": 4, "ema_decay": 0.8}
+    config = parse_config(content)
+    result = train(config, console=quiet)
+    rows = rows_of(result)
+    lowest = min(float(row["valid_loss"]) for row in rows)
+    assert result.best_loss == lowest
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    best = load_checkpoint(result.best)
+    trainer.potential.load_state_dict(best.potential.state_dict())
+    loss, _ = trainer.objective.evaluate(trainer.data.valid, 2)
+    assert loss == pytest.approx(lowest, rel=1e-5)
+    assert best.extra["provenance"]["data"]["train"]["structures"] == 7
+
+
+def test_the_order_of_structures_changes_by_epoch_and_repeats_by_seed(config, quiet):
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    epochs = [[i for n in range(3) for i in trainer.batch(epoch, n)] for epoch in (0, 1, 0)]
+    assert sorted(epochs[0]) == list(range(7))
+    assert epochs[0] == epochs[2]
+    assert epochs[0] != epochs[1]
+
+
+def test_untrained_energies_have_no_offset(content, quiet):
+    config = parse_config(content)
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    _, found = trainer.objective.evaluate(trainer.data.train, 4)
+    assert found.errors["energy_per_atom"].rmse < 0.3  # cohesion is 2 to 3 eV/atom
+
+
+def test_stress_is_learnt_too(content, argons, quiet):
+    content["data"] = {"train": str(argons), "valid_fraction": 0.34, "seed": 1}
+    content["loss"]["weights"] = {"energy": 1, "forces": 1, "stress": 100}
+    result = train(parse_config(content), console=quiet)
+    rows = rows_of(result)
+    assert float(rows[-1]["stress_rmse [eV/Å³]"]) > 0
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+
+
+def test_a_loss_that_is_not_a_number_names_its_structures(config, quiet, monkeypatch):
+    result = train(config, console=quiet)
+    saved = result.last.read_bytes()
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    monkeypatch.setattr(Trainer, "batch", lambda self, epoch, number: [4, 2])
+    weights = [p.detach().clone() for p in trainer.potential.parameters()]
+    trainer.data.train[4][fields.FORCES][0, 0] = float("nan")
+    with pytest.raises(ConvergenceError, match=r"loss nan.*training structures \[2, 4\]"):
+        trainer.step()
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights, trainer.potential.parameters(), strict=True)
+    )
+    assert result.last.read_bytes() == saved
+
+
+def test_time_can_run_out(content, quiet):
+    config = parse_config(content | {"epochs": 1000, "max_minutes": 1e-9})
+    result = train(config, console=quiet)
+    assert (result.step, result.interrupted) == (0, False)
+    assert len(rows_of(result)) == 1
+
+
+def test_steps_may_end_within_an_epoch(content, quiet):
+    del content["epochs"]
+    result = train(parse_config(content | {"max_steps": 4}), console=quiet)
+    assert [row["step"] for row in rows_of(result)] == ["3", "4"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_learns_the_same_and_resumes(content, quiet, tmp_path):
+    content["model"]["dtype"] = "float64"
+    cpu = train(parse_config(content | {"device": "cpu"}), console=quiet)
+    content |= {"output": str(tmp_path / "gpu"), "device": "cuda"}
+    gpu = train(parse_config(content), console=quiet)
+    assert gpu.best_loss == pytest.approx(cpu.best_loss, rel=1e-6)
+    assert train(parse_config(content | {"epochs": 4}), resume=True, console=quiet).step == 12
+
+
+def test_a_run_is_not_overwritten_unasked(config, quiet):
+    train(config, console=quiet)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(config, console=quiet)
+    assert train(config, overwrite=True, console=quiet).step == 9
+
+
+def test_there_must_be_something_to_resume(config, quiet):
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        train(config, resume=True, console=quiet)
+
+
+def test_another_model_or_other_data_are_not_resumed(content, quiet, argons):
+    train(parse_config(content), console=quiet)
+    other = content | {"model": content["model"] | {"cutoff": 4.5}}
+    with pytest.raises(ConfigError, match=r"^model: is not the model of"):
+        train(parse_config(other), resume=True, console=quiet)
+    other = content | {"data": content["data"] | {"skip_train": [0]}}
+    with pytest.raises(ConfigError, match=r"^data: is not that of"):
+        train(parse_config(other), resume=True, console=quiet)
+
+
+@pytest.mark.parametrize(
+    "change", [{"loss": {"kind": "mse"}}, {"data": {"skip_valid": [0]}}, {"batch_size": 7}]
+)
+def test_another_measure_starts_a_new_search_for_the_best(content, quiet, change):
+    first = train(parse_config(content | {"epochs": 1}), console=quiet)
+    for key, value in change.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    config = parse_config(content)
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    trainer.resume()
+    assert trainer.position.best_loss == (first.best_loss if "batch_size" in change else math.inf)
+
+
+def test_skipped_frames_are_left_out_and_on_record(content, quiet):
+    content["data"] |= {"skip_train": [1, 3, 3], "skip_valid": [2]}
+    data = load_training_data(parse_config(content))
+    assert (len(data.train), len(data.valid)) == (5, 2)
+    assert data.provenance["train"]["skipped"] == [1, 3]
+    content["data"]["skip_valid"] = [3]
+    with pytest.raises(DataError, match=r"valid\.xyz: expected frames 0 to 2 to skip, got \[3\]"):
+        load_training_data(parse_config(content))
+
+
+def test_a_label_that_is_missing_is_named_with_its_file(content, quiet):
+    content["loss"]["weights"] = {"charges": 1.0}
+    with pytest.raises(DataError, match=r"(?s)train\.xyz: .*no charges"):
+        train(parse_config(content), console=quiet)
+
+
+def test_a_property_that_the_model_lacks_is_named(content, quiet, clusters, tmp_path):
+    import ase.io
+
+    frames = ase.io.read(clusters / "train.xyz", ":")
+    for atoms in frames:
+        atoms.arrays["charges"] = atoms.positions[:, 0] * 0
+    ase.io.write(tmp_path / "charged.xyz", frames, format="extxyz")
+    content["data"] = {"train": str(tmp_path / "charged.xyz"), "valid_fraction": 0.3}
+    content["model"]["heads"] = []
+    content["loss"]["weights"] = {"charges": 1.0}
+    with pytest.raises(ConfigError, match=r"loss\.weights\.charges: this model does not predict"):
+        train(parse_config(content), console=quiet)
+
+
+def test_stress_of_molecules_is_refused(content, quiet, clusters, tmp_path):
+    import ase.io
+    import numpy as np
+
+    frames = ase.io.read(clusters / "train.xyz", ":")
+    for atoms in frames:
+        atoms.info["stress"] = np.zeros(6)
+    ase.io.write(tmp_path / "stress.xyz", frames, format="extxyz")
+    content["data"] = {"train": str(tmp_path / "stress.xyz"), "valid_fraction": 0.3}
+    content["loss"]["weights"] = {"stress": 1.0}
+    with pytest.raises(DataError, match="no stress is defined for the periodicity of frames 0, 1"):
+        train(parse_config(content), console=quiet)
+
+
+def test_an_element_seen_only_in_validation_is_named(content, quiet, argons):
+    content["data"]["valid"] = str(argons)
+    with pytest.raises(DataError, match="validation set holds Ar"):
+        train(parse_config(content), console=quiet)
+
+
+def test_lines_tell_errors_in_milli_electronvolts(config):
+    with open(os.devnull, "w") as sink:
+        console = Console(record=True, width=200, file=sink)
+        train(config, console=console)
+    text = console.export_text()
+    assert "7 training and 3 validation structures, 9 steps of 3" in text
+    assert "meV/atom, forces RMSE" in text
+    assert "finished at step 9" in text
+
+
+def test_a_terminal_gets_a_progress_bar_with_the_time_left(config):
+    with open(os.devnull, "w") as sink:
+        console = Console(record=True, width=200, file=sink, force_terminal=True)
+        train(config, console=console)
+    text = console.export_text()
+    assert "9/9" in text
+    assert "0:00:00 left, loss" in text
+
+
+def test_tensorboard_is_written(content, quiet):
+    pytest.importorskip("tensorboard")
+    result = train(parse_config(content | {"tensorboard": True}), console=quiet)
+    assert list((result.last.parent / "tensorboard").glob("events.*"))
+
+
+def test_a_missing_tensorboard_is_one_line(content, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with open(os.devnull, "w") as sink:
+        console = Console(record=True, width=200, file=sink)
+        train(parse_config(content | {"tensorboard": True}), console=console)
+    assert console.export_text().count("tensorboard is not installed") == 1
+
+
+def test_sigterm_saves_and_exits_with_status_0(content, quiet, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content | {"epochs": 100_000, "validate_epochs": 10}))
+    command = [sys.executable, "-m", "phicalc.train", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 9 "):
+                process.send_signal(signal.SIGTERM)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert "stopped by SIGTERM at step" in rest
+    step = load_checkpoint(tmp_path / "run" / "last.pt").extra["training"]["position"]["step"]
+    assert step >= 30
+    resumed = train(parse_config(content | {"epochs": step // 3 + 2}), resume=True, console=quiet)
+    assert resumed.step == 3 * (step // 3 + 2)
+    assert not resumed.interrupted
+
+
+def test_wrong_input_exits_with_status_1_and_one_line(content, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(content | {"bach_size": 2}))
+    monkeypatch.setattr(sys, "argv", ["phicalc.train", str(path), "--resume"])
+    assert main() == 1
+    assert capsys.readouterr().err == f"error: {path}: bach_size: unknown key\n"
