@@ -25,11 +25,13 @@ DENSE_SPECTRUM_LIMIT = 3000
 TRIAL_STEPS = 5
 """Steps without and then with the basis, after which the cheaper of the two goes on."""
 
-BASIS_ITERATION_COST = 1.3
-"""Cost of an iteration with the basis over one without (measured at 648 to 5,000 atoms)."""
+ITERATION_COST_PER_VECTOR = 0.02
+"""What each basis vector adds to an iteration, as a share of an iteration without a basis."""
 
-BASIS_SOLVE_COST = 6.0
-"""Work with the basis outside the iterations, in iterations without it (measured)."""
+SOLVE_COST_PER_VECTOR = 1.1
+"""What each basis vector costs per solve outside the iterations (the coarse matrix, and its share
+of refreshing the basis), in iterations without a basis. Both measured by
+tests/benchmarks/eigenbasis_cache.py."""
 
 
 class LaplacianOperator:
@@ -178,7 +180,7 @@ class SolverCache:
         ``"auto"``, or ``"always"`` / ``"never"`` use the basis (for measurements)
     """
 
-    def __init__(self, size: int = 16, policy: str = "auto") -> None:
+    def __init__(self, size: int = 32, policy: str = "auto") -> None:
         self.size = size
         self.policy = policy
         self.reset()
@@ -260,6 +262,7 @@ class SolverCache:
             return True
         plain = sum(self._plain_iterations) / TRIAL_STEPS
         based = sum(self._basis_iterations) / TRIAL_STEPS
-        pays = based * BASIS_ITERATION_COST + BASIS_SOLVE_COST < plain
+        per_iteration = 1.0 + ITERATION_COST_PER_VECTOR * self.size
+        pays = based * per_iteration + SOLVE_COST_PER_VECTOR * self.size < plain
         self.info.mode = "basis" if pays else "no basis"
         return pays

@@ -31,7 +31,7 @@ def edge_weights(distances: Tensor, cutoff: float, sigma: float) -> Tensor:
 
 def node_sum(edge_values: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
     """Sum of the values (E, …) of all edges that end in each atom: (N, …)."""
-    shape = [num_nodes] + list(edge_values.shape[1:])
+    shape = [num_nodes] + list(edge_values.shape[1:])  # noqa: RUF005 - TorchScript
     total = torch.zeros(shape, dtype=edge_values.dtype, device=edge_values.device)
     return total.index_add(0, edge_index[1], edge_values)
 

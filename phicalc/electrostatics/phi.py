@@ -87,7 +87,7 @@ class PhiHead(nn.Module):
         mu = self.log_mu.double().exp()
         iterations = 0
         residual = 0.0
-        if self.training and not torch.jit.is_scripting():
+        if self.training and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             batch = graph[fields.BATCH]
             potential = PoissonSolve.apply(weights, mu, mu * source, edge_index, batch)
         else:

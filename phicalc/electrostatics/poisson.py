@@ -28,7 +28,9 @@ def largest_structure(batch: Tensor) -> int:
     return int(torch.bincount(batch).max())
 
 
-def solve_direct(weights: Tensor, edge_index: Tensor, mu: Tensor, b: Tensor, batch: Tensor) -> Tensor:
+def solve_direct(
+    weights: Tensor, edge_index: Tensor, mu: Tensor, b: Tensor, batch: Tensor
+) -> Tensor:
     """Cholesky solve of every structure as one padded batch of dense blocks: (N,) → (N,)."""
     counts = torch.bincount(batch)
     size = int(counts.max())

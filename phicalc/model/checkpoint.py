@@ -39,6 +39,7 @@ def write_atomically(payload: Any, path: Path) -> None:
             torch.save(payload, file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -89,7 +90,10 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelFileError(f"expected a phicalc checkpoint, could not read {path}: {error}")
+        reason = str(error).splitlines()[0]
+        raise ModelFileError(
+            f"expected a phicalc checkpoint, could not read {path}: {reason}"
+        ) from None
     if not isinstance(payload, dict) or payload.get("kind") != KIND:
         raise ModelFileError(f"expected a phicalc checkpoint, got another file: {path}")
     version = payload.get("format_version")
@@ -105,5 +109,8 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
         potential = build_potential(config, payload["elements"])
         potential.load_state_dict(payload["state_dict"])
     except (KeyError, RuntimeError, ValidationError) as error:
-        raise ModelFileError(f"expected a complete phicalc checkpoint in {path}: {error}")
+        reason = " ".join(str(error).split())
+        raise ModelFileError(
+            f"expected a complete phicalc checkpoint in {path}: {reason}"
+        ) from None
     return Checkpoint(potential, config, potential.elements, payload["extra"])

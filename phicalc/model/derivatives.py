@@ -38,6 +38,8 @@ class Differentiated(nn.Module):
     In training mode gradients keep their graph, so that a loss on forces can be differentiated.
     """
 
+    masses: Tensor
+
     def __init__(self, potential: Potential) -> None:
         super().__init__()
         self.potential = potential
@@ -53,7 +55,7 @@ class Differentiated(nn.Module):
         vectors = graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
         inputs = graph.copy()
         inputs[fields.EDGE_VECTORS] = vectors
-        output = self.potential(inputs)
+        output: Dict[str, Tensor] = self.potential(inputs)
 
         edge_index, batch = graph[fields.EDGE_INDEX], graph[fields.BATCH]
         num_graphs = graph[fields.TOTAL_CHARGE].shape[0]
@@ -78,7 +80,8 @@ class Differentiated(nn.Module):
     @torch.jit.export
     def energy(self, graph: Dict[str, Tensor]) -> Tensor:
         """The energies (B,) | eV alone, without their gradients."""
-        return self.potential(graph)[fields.ENERGY]
+        output: Dict[str, Tensor] = self.potential(graph)
+        return output[fields.ENERGY]
 
     def stress(self, virial: Tensor, graph: Dict[str, Tensor]) -> Tensor:
         """Virial over volume (B, 3, 3) | eV/Å³, tension positive as in ASE."""

@@ -64,6 +64,10 @@ class Potential(nn.Module):
         mean number of neighbours in the training data
     """
 
+    species_index: Tensor
+    reference_energies: Tensor
+    energy_scale: Tensor
+
     def __init__(
         self,
         config: ModelConfig,
@@ -128,7 +132,9 @@ class Potential(nn.Module):
         terms["reference"] = self.reference_energies[index]
         terms["network"] = self.readout(features[-1]).squeeze(1).double() * self.energy_scale
         if self.use_repulsion:
-            terms["zbl"] = self.repulsion(index, edge_index, torch.linalg.vector_norm(vectors, dim=1))
+            terms["zbl"] = self.repulsion(
+                index, edge_index, torch.linalg.vector_norm(vectors, dim=1)
+            )
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
         for i, head in enumerate(self.heads):

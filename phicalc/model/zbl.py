@@ -13,6 +13,7 @@ from phicalc.electrostatics.laplacian import node_sum
 from phicalc.envelope import polynomial_envelope
 from phicalc.units import COULOMB_CONSTANT
 
+
 def screened_repulsion(
     distances: Tensor, z_i: Tensor, z_j: Tensor, coulomb_constant: float = COULOMB_CONSTANT
 ) -> Tensor:
@@ -32,6 +33,9 @@ def screened_repulsion(
 
 class CoreRepulsion(nn.Module):
     """ZBL energy of every atom, zero beyond the sum of two covalent radii (or the cutoff)."""
+
+    numbers: Tensor
+    radii: Tensor
 
     def __init__(self, elements: List[int], cutoff: float) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
 """The space group of a structure, and keeping it."""
 
 from ase import Atoms
+from ase.constraints import FixSymmetry
+from ase.spacegroup.symmetrize import check_symmetry
 
 from phicalc.errors import StructureError
 
@@ -24,15 +26,11 @@ def space_group(atoms: Atoms, tolerance: float = 1e-3) -> str | None:
     if not atoms.pbc.all():
         return None
     try:
-        import spglib
-    except ImportError:
+        dataset = check_symmetry(atoms, tolerance)
+    except Exception:
+        # spglib is missing, or gives up with a class of error that depends on its version
         return None
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    try:
-        dataset = spglib.get_symmetry_dataset(cell, symprec=tolerance)
-    except spglib.SpglibError:
-        return None
-    return None if dataset is None else f"{dataset.international} ({dataset.number})"
+    return f"{dataset.international} ({dataset.number})"
 
 
 def keep_symmetry(atoms: Atoms, tolerance: float) -> None:
@@ -50,8 +48,6 @@ def keep_symmetry(atoms: Atoms, tolerance: float) -> None:
     StructureError
         The structure is not a three-dimensional crystal.
     """
-    from ase.constraints import FixSymmetry
-
     if space_group(atoms, tolerance) is None:
         raise StructureError(
             "keep_symmetry: expected a crystal whose space group spglib can find, got pbc "

@@ -32,6 +32,7 @@ MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water.pt"
 TIMESTEP = 0.5 * units.fs
 TEMPERATURE = 300.0
 BROKEN = 1.3  # Å
+SPECIES = ("Na", "Cl", "O", "H")
 
 
 def equilibrated(calculator: PhiCalculator, steps: int) -> Atoms:
@@ -125,8 +126,8 @@ def run_langevin(calculator: PhiCalculator, picoseconds: float, png: Path) -> di
         "broken_bonds_max": int(table[:, 2].max()),
         "OO_first_peak_A": float(r[np.argmax(np.where(r < 3.4, g, 0))]),
         "OO_first_peak_height": float(g[r < 3.4].max()),
-        "charges_mean": dict(zip(("Na", "Cl", "O", "H"), table[:, 3:].mean(0).tolist())),
-        "charges_std": dict(zip(("Na", "Cl", "O", "H"), table[:, 3:].std(0).tolist())),
+        "charges_mean": dict(zip(SPECIES, table[:, 3:].mean(0).tolist(), strict=True)),
+        "charges_std": dict(zip(SPECIES, table[:, 3:].std(0).tolist(), strict=True)),
         "memory_growth_20000_steps_MB": at_20k - settled,
         "memory_growth_whole_run_MB": memory[-1] - settled,
         "topology_unchanged": info["neighbour_reuse"],
@@ -141,7 +142,7 @@ def plot_langevin(table: np.ndarray, curves: dict[str, PairDistribution], png: P
     axes[0, 0].set(xlabel="time / ps", ylabel="temperature / K")
     axes[0, 1].plot(times, table[:, 1], linewidth=0.5)
     axes[0, 1].set(xlabel="time / ps", ylabel="potential energy / eV")
-    for column, name in enumerate(("Na", "Cl", "O", "H"), start=3):
+    for column, name in enumerate(SPECIES, start=3):
         axes[1, 0].plot(times, table[:, column], label=name, linewidth=0.8)
     axes[1, 0].set(xlabel="time / ps", ylabel="mean charge / e")
     axes[1, 0].legend()

@@ -50,7 +50,7 @@ def test_batch_of_unequal_structures():
     parts = [chain(7), (torch.zeros(0).double(), torch.zeros(2, 0, dtype=torch.long)), cluster(11)]
     sizes, mu, b = [7, 1, 11], torch.tensor(0.2).double(), right_hand_side(19)
     expected, weights, edges, first = [], [], [], 0
-    for (w, e), size in zip(parts, sizes):
+    for (w, e), size in zip(parts, sizes, strict=True):
         expected.append(exact(w, e, mu, b[first : first + size]))
         weights.append(w)
         edges.append(e + first)
@@ -111,9 +111,7 @@ def test_derivatives_to_second_order(limit, monkeypatch):
     """gradcheck and gradgradcheck in weights (tied over the two directions), μ and b."""
 
     def tight(weights, edge_index, mu, b, batch):
-        return solve_poisson(
-            weights, edge_index, mu, b, batch, tolerance=1e-14, direct_limit=limit
-        )
+        return solve_poisson(weights, edge_index, mu, b, batch, tolerance=1e-14, direct_limit=limit)
 
     monkeypatch.setattr(poisson, "solve_poisson", tight)
     pairs = torch.tensor([[0, 1], [1, 2], [0, 2], [2, 3], [4, 5]])

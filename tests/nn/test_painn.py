@@ -1,5 +1,7 @@
 """PaiNN against the published equations, edge by edge, and the equivariance of its vectors."""
 
+import math
+
 import torch
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
@@ -45,7 +47,7 @@ def test_message_is_equations_7_and_8():
     expected = torch.zeros(N, F).double(), torch.zeros(N, 3, F).double()
     phi = message.senders(scalars)
     order = torch.arange(1, K + 1).double()
-    for (j, i), r_ij in zip(edge_index.T.tolist(), edge_vectors):
+    for (j, i), r_ij in zip(edge_index.T.tolist(), edge_vectors, strict=True):
         r = r_ij.norm()
         x = r / CUTOFF
         envelope = 1 - 10 * x**3 + 15 * x**4 - 6 * x**5
@@ -69,6 +71,7 @@ def test_first_message_leaves_out_a_zero_term():
     for a, b in zip(
         run_message(full, scalars, zeros, edge_index, edge_vectors),
         run_message(short, scalars, zeros, edge_index, edge_vectors),
+        strict=True,
     ):
         assert_allclose(a.detach(), b.detach(), atol=1e-12)
 
@@ -111,7 +114,7 @@ def test_features_depend_on_angles():
     net = PaiNN(F, 2, K, 3.0, 2, 2.0).double()
     features = []
     for angle in (1.6, 2.0):
-        oh = torch.tensor([[1.0, 0.0, 0.0], [torch.tensor(angle).cos(), torch.tensor(angle).sin(), 0]])
+        oh = torch.tensor([[1.0, 0.0, 0.0], [math.cos(angle), math.sin(angle), 0.0]])
         vectors = torch.stack([oh[0], oh[1], -oh[0], -oh[1]]).double()
         edges = torch.tensor([[1, 2, 0, 0], [0, 0, 1, 2]])
         features.append(
@@ -134,7 +137,7 @@ def test_padding_is_never_felt():
         torch.cat([edges, crowd_edges + 2], 1),
         torch.cat([vectors, crowd_vectors]),
     )
-    for a, b in zip(alone, joint):
+    for a, b in zip(alone, joint, strict=True):
         assert_allclose(a.detach(), b[:2].detach(), atol=1e-13)
 
 
@@ -143,5 +146,5 @@ def test_scriptable():
     net = PaiNN(F, 3, K, CUTOFF, 1, 5.0).double()
     edges, vectors = random_graph()
     inputs = (torch.zeros(N, dtype=torch.long), torch.zeros(N, F).double(), edges, vectors)
-    for a, b in zip(net(*inputs), torch.jit.script(net)(*inputs)):
+    for a, b in zip(net(*inputs), torch.jit.script(net)(*inputs), strict=True):
         assert torch.equal(a, b)
