@@ -77,7 +77,7 @@ def plot(start, end, energies, forces, path):
     right.set_ylabel("energy − end / meV", color="tab:blue")
     for axes, atoms, title in ((before, start, "start"), (after, end, "relaxed")):
         plot_atoms(atoms, axes, rotation="-70x,20y,-10z", radii=0.5)
-        axes.set(title=title)
+        axes.set(title=title, xlim=(-0.5, 9.0), ylim=(-0.5, 7.5))  # Å, one scale for both
         axes.set_axis_off()
     figure.savefig(path, dpi=110)
 

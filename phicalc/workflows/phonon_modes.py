@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import make_supercell
 from ase.dft.kpoints import parse_path_string
 from numpy.typing import NDArray
 
@@ -96,11 +95,12 @@ def animate(
         A wave that does not fit twelve cells, or a band that does not exist.
     """
     repeats = _repeats(q)
-    frequencies, eigenvectors = phonopy.get_frequencies_with_eigenvectors(q)
+    phonopy.run_qpoints([q], with_eigenvectors=True)
+    frequencies, eigenvectors = phonopy.qpoints.frequencies[0], phonopy.qpoints.eigenvectors[0]
     if not 0 <= band < len(frequencies):
         raise ConfigError(f"band: expected 0 to {len(frequencies) - 1}, got {band}")
     primitive = as_atoms(phonopy.primitive)
-    atoms = make_supercell(primitive, np.diag(repeats), order="cell-major")
+    atoms = primitive.repeat(repeats)
     wave = _wave(atoms, primitive, np.asarray(q), eigenvectors[:, band])
     wave *= amplitude / np.sqrt((np.abs(wave) ** 2).sum(axis=1)).max()
     pictures = []

@@ -1,0 +1,315 @@
+"""Phonons of a crystal from the forces of displaced atoms, on phonopy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+from pydantic import Field
+
+from phicalc.errors import SimulationError, UnsupportedError
+from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, from_file
+from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
+from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
+from phicalc.workflows.frames import as_extxyz
+from phicalc.workflows.phonon_modes import animate, as_atoms, run_standard_path
+from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
+from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.simulation import own_copy
+from phicalc.workflows.watching import Display
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+FLAT = 0.01
+"""Frequencies (THz) below this do not count in thermal sums: acoustic modes at Γ."""
+
+
+class PhononSettings(Settings):
+    """A phonon calculation. Lengths in Å, frequencies in THz, temperatures in K."""
+
+    relax: RelaxSettings | None = Field(
+        RelaxSettings(cell="full", keep_symmetry=True, max_force=1e-3),
+        description="relaxation of the cell that comes first; None: the structure as it is",
+    )
+    supercell_length: Positive = Field(
+        15.0, description="smallest height of the supercell along each axis, Å"
+    )
+    supercell: tuple[int, int, int] | None = Field(
+        None, description="cells along each axis, instead of the length"
+    )
+    displacement: Positive = Field(0.01, description="of an atom, both ways, Å")
+    symmetry_tolerance: Positive = Field(1e-4, description="for the space group, Å")
+    correction: Literal["auto", "model", "none"] = Field(
+        "auto",
+        description="non-analytical term: auto takes a BORN file, else the model's own charges "
+        "if it has them; model insists on those; none leaves LO and TO together",
+    )
+    born_file: Path | None = Field(None, description="Born charges in phonopy's BORN format")
+    path: str | None = Field(None, description='special points, as "GXWKGL,UX"; None: standard')
+    points: int = Field(51, ge=2, description="points on the longest line of the path")
+    mesh: Positive | tuple[int, int, int] = Field(
+        100.0, description="q-points along each axis, or a length (Å) from which they follow"
+    )
+    temperatures: tuple[float, float, float] = Field(
+        (0.0, 1000.0, 10.0), description="first, last, interval of the thermal properties, K"
+    )
+    animated: tuple[tuple[float, float, float], ...] = Field(
+        ((0.0, 0.0, 0.0),), description="wave vectors whose modes become moving pictures"
+    )
+
+
+@dataclass(frozen=True)
+class PhononResult:
+    """Phonons of a crystal.
+
+    Attributes
+    ----------
+    phonopy
+        The phonopy object with force constants, `band_structure`, `mesh`, `total_dos` and
+        `thermal_properties` (per mole of primitive cells): see phonopy's documentation.
+    atoms
+        The unit cell, relaxed, with the calculator.
+    relaxation
+        Its relaxation, None where none was asked for.
+    drift
+        Largest violation of the acoustic sum rule by the force constants before it was enforced,
+        eV/Å².
+    acoustic
+        Largest frequency, up or down, of the three acoustic modes at Γ, THz.
+    lowest
+        Lowest frequency on the mesh and the path, THz; negative where the crystal is unstable
+        (an imaginary frequency).
+    born
+        Charges of the non-analytical term correction, None without it.
+    note
+        Why there is no correction, None with it.
+    files
+        What was written.
+    """
+
+    phonopy: "Phonopy"
+    atoms: Atoms
+    relaxation: RelaxResult | None
+    drift: float
+    acoustic: float
+    lowest: float
+    born: BornCharges | None
+    note: str | None
+    files: tuple[Path, ...]
+
+    def gamma(self, direction: Sequence[float] | None = None) -> NDArray[np.float64]:
+        """Frequencies (THz) at Γ.
+
+        Parameters
+        ----------
+        direction
+            From which Γ is approached, in reciprocal lattice vectors of the primitive cell; along
+            it the longitudinal modes split off. None: no correction.
+        """
+        self.phonopy.run_qpoints([[0.0, 0.0, 0.0]], nac_q_direction=direction)
+        return np.array(self.phonopy.qpoints.frequencies[0])
+
+
+class Phonons:
+    """Phonons with any ASE calculator.
+
+        result = Phonons(atoms, PhononSettings(supercell_length=12), folder="run").run()
+
+    Writes `phonons.yaml` (for phonopy.load), `phonons.png`, `phonons-thermal.png`, tables in
+    phonopy's formats, and `phonons-mode-*.extxyz`.
+
+    Parameters
+    ----------
+    atoms
+        A unit cell, primitive or conventional, with a calculator; not modified.
+    settings
+        What to do.
+    folder
+        Where to write; None: nowhere.
+    name
+        Start of the files' names.
+
+    Raises
+    ------
+    ConfigError, StructureError, UnsupportedError
+        Settings, structure and calculator that do not go together, or no phonopy.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        settings: PhononSettings,
+        folder: str | Path | None = None,
+        name: str = "phonons",
+    ) -> None:
+        try:
+            import phonopy  # noqa: F401
+        except ImportError as error:
+            raise UnsupportedError("phonons need phonopy; pip install phonopy") from error
+        self.atoms = own_copy(atoms)
+        self.atoms.set_constraint()
+        if not atoms.pbc.all():
+            raise UnsupportedError(
+                "phonons: expected a crystal periodic in three directions, got pbc "
+                f"{atoms.pbc.tolist()}"
+            )
+        self.settings = settings
+        self.folder = None if folder is None else Path(folder)
+        self.name = name
+
+    def run(self, *, progress: bool = False) -> PhononResult:
+        """Relax, displace, and compute what follows from the forces.
+
+        Raises
+        ------
+        ConvergenceError
+            The relaxation did not converge.
+        SimulationError
+            Forces that are NaN.
+        UnsupportedError
+            A correction was asked for that the calculator cannot give.
+        OutputError
+            A file is in the way or cannot be written.
+        """
+        settings = self.settings
+        stem = None
+        if self.folder is not None:
+            stem = prepare_folder(self.folder) / self.name
+            refuse_existing(stem.with_name(f"{self.name}.yaml"))
+        atoms, relaxation = self.atoms, None
+        if settings.relax is not None:
+            name = f"{self.name}-relax"
+            relaxation = Relaxation(atoms, settings.relax, self.folder, name).run(progress=progress)
+            atoms = relaxation.atoms
+            atoms.set_constraint()
+        phonopy = self._phonopy(atoms)
+        born, note = self._born(atoms, phonopy)
+        self._displace(phonopy, progress)
+        drift = self._force_constants(phonopy, born)
+        run_standard_path(phonopy, settings.path, settings.points)
+        phonopy.run_mesh(settings.mesh)
+        phonopy.run_total_dos()
+        first, last, interval = settings.temperatures
+        phonopy.run_thermal_properties(
+            t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
+        )
+        phonopy.run_qpoints([[0.0, 0.0, 0.0]])
+        bands = np.concatenate(phonopy.band_structure.frequencies)
+        return PhononResult(
+            phonopy=phonopy,
+            atoms=atoms,
+            relaxation=relaxation,
+            drift=drift,
+            acoustic=float(np.sort(np.abs(phonopy.qpoints.frequencies[0]))[2]),
+            lowest=float(min(bands.min(), phonopy.mesh.frequencies.min())),
+            born=born,
+            note=note,
+            files=() if stem is None else self._write(phonopy, stem),
+        )
+
+    def _phonopy(self, atoms: Atoms) -> "Phonopy":
+        """The phonopy object with its displacements."""
+        from phonopy import Phonopy
+        from phonopy.structure.atoms import PhonopyAtoms
+        from phonopy.structure.cells import guess_primitive_matrix
+
+        cell = PhonopyAtoms(
+            symbols=atoms.get_chemical_symbols(),
+            cell=atoms.cell.array,
+            scaled_positions=atoms.get_scaled_positions(),
+            masses=atoms.get_masses(),
+        )
+        tolerance = self.settings.symmetry_tolerance
+        phonopy = Phonopy(
+            cell,
+            supercell_matrix=np.diag(self._repeats(atoms)),
+            primitive_matrix=guess_primitive_matrix(cell, symprec=tolerance),
+            symprec=tolerance,
+        )
+        phonopy.generate_displacements(distance=self.settings.displacement, is_plusminus=True)
+        return phonopy
+
+    def _repeats(self, atoms: Atoms) -> NDArray[np.int64]:
+        """Cells along each axis of the supercell."""
+        if self.settings.supercell is not None:
+            return np.array(self.settings.supercell)
+        heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
+        return np.ceil(self.settings.supercell_length / heights - 1e-6).astype(int)
+
+    def _born(self, atoms: Atoms, phonopy: "Phonopy") -> tuple[BornCharges | None, str | None]:
+        """Charges for the correction, or why there are none."""
+        settings = self.settings
+        if settings.correction == "none":
+            return None, "switched off"
+        if settings.born_file is not None and settings.correction == "auto":
+            return from_file(settings.born_file, phonopy), None
+        try:
+            missing = set(PROPERTIES) - set(atoms.calc.implemented_properties)
+            if missing:
+                raise UnsupportedError(
+                    f"the calculator does not give {' and '.join(sorted(missing))}; for an "
+                    "insulator give a BORN file"
+                )
+            return from_calculator(atoms, phonopy), None
+        except UnsupportedError as error:
+            if settings.correction == "model":
+                raise
+            return None, str(error)
+
+    def _displace(self, phonopy: "Phonopy", progress: bool) -> None:
+        """Forces in all displaced supercells."""
+        cells = phonopy.supercells_with_displacements
+        assert cells is not None
+        supercell = as_atoms(phonopy.supercell)
+        supercell.calc = self.atoms.calc
+        forces = []
+        with Display(len(cells), f"{self.name}: displacements", progress) as bar:
+            for index, cell in enumerate(cells):
+                supercell.set_scaled_positions(cell.scaled_positions)
+                forces.append(supercell.get_forces())
+                if not np.isfinite(forces[-1]).all():
+                    raise SimulationError(f"the forces of displacement {index} are NaN or infinite")
+                bar.show(index + 1)
+        phonopy.forces = np.array(forces)
+
+    def _force_constants(self, phonopy: "Phonopy", born: BornCharges | None) -> float:
+        """Fit them, enforce the sum rule, correct them; the violation of the sum rule before."""
+        phonopy.produce_force_constants(show_drift=False)
+        constants = phonopy.force_constants
+        assert constants is not None
+        drift = float(np.abs(constants.sum(axis=1)).max())
+        phonopy.symmetrize_force_constants(level=3, show_drift=False)
+        if born is not None:
+            # Gonze and Lee's method takes the dipoles' long-range part out before interpolating
+            phonopy.nac_params = {
+                "born": born.charges, "dielectric": born.dielectric, "method": "gonze",
+            }  # fmt: skip
+        return drift
+
+    def _write(self, phonopy: "Phonopy", stem: Path) -> tuple[Path, ...]:
+        """Everything that phonopy and people read."""
+        writers: dict[str, Any] = {
+            "-bands.yaml": lambda path: phonopy.write_yaml_band_structure(filename=path),
+            "-dos.dat": lambda path: phonopy.write_total_dos(filename=path),
+            "-thermal.yaml": lambda path: phonopy.write_yaml_thermal_properties(filename=path),
+            ".png": lambda path: save_figure(draw_phonons(phonopy), path),
+            "-thermal.png": lambda path: save_figure(draw_thermal(phonopy), path),
+        }
+        for number, q in enumerate(self.settings.animated):
+            for band in range(3 * len(phonopy.primitive)):
+                name = f"-mode-{number}-{band:02d}.extxyz"
+                text = "".join(as_extxyz(frame) for frame in animate(phonopy, q, band))
+                writers[name] = lambda path, text=text: path.write_text(text, encoding="utf-8")
+        # last, so that it stands for a finished calculation
+        writers[".yaml"] = phonopy.save
+        files = []
+        for ending, write in writers.items():
+            path = stem.with_name(stem.name + ending)
+            with replacing(path) as new:
+                write(new)
+            files.append(path)
+        return tuple(files)
