@@ -122,6 +122,9 @@ def evaluate(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Directory for errors.json and parity.png.")
     ] = Path("evaluation"),
+    skip: Annotated[
+        list[int] | None, typer.Option(help="Frame to leave out, from 0; may be repeated.")
+    ] = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
@@ -131,8 +134,10 @@ def evaluate(
     Examples:
       phicalc eval model.pt valid.extxyz.gz
       phicalc eval run/best.pt valid.extxyz.gz -o run/valid
+      phicalc eval model.pt valid.extxyz.gz --skip 29
     """
     from phicalc.train.evaluation import evaluate_file
+    from phicalc.train.report import error_table
 
     console = Console()
     with console.status("reading structures") as status:
@@ -144,24 +149,16 @@ def evaluate(
             status.update(f"{done} structures evaluated")
 
         result = evaluate_file(
-            model, data, output, device=device, batch_size=batch_size, advance=advance
+            model,
+            data,
+            output,
+            skip=skip or (),
+            device=device,
+            batch_size=batch_size,
+            advance=advance,
         )
-    console.print(_error_table(result))
+    console.print(error_table(result))
     console.print(f"written: {output / 'errors.json'}, {output / 'parity.png'}", highlight=False)
-
-
-def _error_table(result: "Evaluation") -> Table:
-    """MAE and RMSE of each property, and of the forces on each element."""
-    table = Table(title=f"{result.structures} structures, {result.atoms} atoms")
-    table.add_column("property")
-    for title in ("MAE", "RMSE", "unit", "values"):
-        table.add_column(title, justify="left" if title == "unit" else "right")
-    rows = [(name.replace("_", " "), error) for name, error in result.errors.items()]
-    rows += [(f"forces on {symbol}", error) for symbol, error in result.force_errors.items()]
-    for name, error in rows:
-        mae, rmse, unit = _readable(error.mae, error.rmse, error.unit)
-        table.add_row(name, mae, rmse, unit, str(error.count))
-    return table
 
 
 def _readable(mae: float, rmse: float, unit: str) -> tuple[str, str, str]:

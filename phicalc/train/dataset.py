@@ -95,11 +95,7 @@ def read_labelled(
         As ``check_labels``; or a frame to skip does not exist; or stress is wanted of structures
         that are not periodic in three directions, or a dipole of periodic ones.
     """
-    frames = read_structures(path)
-    absent = sorted(set(skip) - set(range(len(frames))))
-    if absent:
-        raise DataError(f"{path}: expected frames 0 to {len(frames) - 1} to skip, got {absent}")
-    frames = [atoms for number, atoms in enumerate(frames) if number not in set(skip)]
+    frames = read_without(path, skip)
     try:
         check_labels(frames, set(properties))
     except DataError as error:
@@ -114,6 +110,21 @@ def read_labelled(
                 f"train without {name} or leave them out"
             )
     return frames
+
+
+def read_without(path: Path, skip: Sequence[int]) -> list[Atoms]:
+    """Structures of a file without those at the positions ``skip``, counted from 0.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or a frame to skip does not exist.
+    """
+    frames = read_structures(path)
+    absent = sorted(set(skip) - set(range(len(frames))))
+    if absent:
+        raise DataError(f"{path}: expected frames 0 to {len(frames) - 1} to skip, got {absent}")
+    return [atoms for number, atoms in enumerate(frames) if number not in set(skip)]
 
 
 def is_defined(name: Property, atoms: Atoms) -> bool:

@@ -10,12 +10,12 @@ from ase import Atoms
 
 from phicalc.artifact import load_model, resolve_device
 from phicalc.checks import check_structure
-from phicalc.data.read import check_labels, labels_of, read_structures
+from phicalc.data.read import check_labels, labels_of
 from phicalc.errors import DataError, StructureError, UnsupportedError
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
-from phicalc.train.dataset import file_sha256, graphs_of, is_defined
+from phicalc.train.dataset import file_sha256, graphs_of, is_defined, read_without
 from phicalc.train.metrics import Evaluation, Predict, evaluate
 from phicalc.train.report import write_json, write_parity_plot
 
@@ -78,6 +78,7 @@ def evaluate_file(
     directory: str | Path | None = None,
     *,
     properties: Sequence[Property] | None = None,
+    skip: Sequence[int] = (),
     device: str = "auto",
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda structures: None,
@@ -94,6 +95,8 @@ def evaluate_file(
         Where to write ``parity.png`` and ``errors.json``; None: nowhere.
     properties
         What to compare; by default all that every structure has and the model predicts.
+    skip
+        Frames to leave out, counted from 0.
     advance
         Called with the number of structures after each batch.
 
@@ -108,7 +111,7 @@ def evaluate_file(
     """
     evaluable = model if isinstance(model, Evaluable) else open_evaluable(model, device)
     path = Path(data)
-    frames = read_structures(path)
+    frames = read_without(path, skip)
     wanted = tuple(properties) if properties is not None else shared_labels(frames)
     if not wanted:
         raise DataError(f"{path}: no label is present in every frame, so nothing can be compared")
@@ -130,6 +133,8 @@ def evaluate_file(
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         about = {"model": evaluable.name, "data": path.name, "data_sha256": file_sha256(path)}
+        if skip:
+            about["skipped"] = sorted(set(skip))
         write_json(result, directory / "errors.json", about)
         write_parity_plot(result, directory / "parity.png")
     return result

@@ -90,3 +90,14 @@ def test_an_unknown_element_is_named_with_its_frame(best, argons):
 def test_a_file_that_is_no_model_is_refused(clusters):
     with pytest.raises(ModelFileError, match="expected a phicalc model"):
         evaluate_file(clusters / "train.xyz", clusters / "valid.xyz")
+
+
+def test_frames_can_be_left_out(best, clusters, tmp_path):
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    ase.io.write(tmp_path / "two.xyz", frames[:1] + frames[2:])
+    found = evaluate_file(best, clusters / "valid.xyz", tmp_path, skip=[1])
+    expected = evaluate_file(best, tmp_path / "two.xyz")
+    assert found.errors == expected.errors and found.structures == 2
+    assert json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))["skipped"] == [1]
+    with pytest.raises(DataError, match=r"expected frames 0 to 2 to skip, got \[7\]"):
+        evaluate_file(best, clusters / "valid.xyz", skip=[7])
