@@ -69,6 +69,7 @@ def plot(times, temperatures, energies, distances, g, path):
 
 
 def main(steps: int, output: Path) -> None:
+    """Build, run, report and draw."""
     output.mkdir(parents=True, exist_ok=True)
 
     # A starting structure, without its worst contacts and with velocities of 300 K.
@@ -113,7 +114,7 @@ def main(steps: int, output: Path) -> None:
     # Every property of the last step comes from one evaluation of the model.
     half = len(frames) // 2
     charges = atoms.get_charges()
-    forces = np.linalg.norm(atoms.get_forces(), axis=1)
+    forces = np.linalg.norm(atoms.get_forces(apply_constraint=False), axis=1)
     pressure = -np.trace(atoms.get_stress(voigt=False)) / 3 / units.GPa
     print(f"mean temperature of the second half {np.mean(temperatures[half:]):.0f} K")
     print(f"energy {atoms.get_potential_energy():.3f} eV, largest force {forces.max():.2f} eV/Å")

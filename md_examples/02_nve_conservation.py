@@ -4,9 +4,10 @@
 
 Forces that are the exact gradient of a smooth energy conserve the total energy: what kinetic
 energy gains, potential energy loses, and all that is left is the integrator's own ripple, which
-shrinks with the square of the time step (try --timestep 0.25). The example warms a box of salt water up with a short
-Langevin run, switches the thermostat off, and prints how far the total energy wanders. The list
-of neighbours is reused while no atom has moved half the skin; the last lines say how often.
+shrinks with the square of the time step (try --timestep 0.25). The example warms a box of salt
+water up with a short Langevin run, switches the thermostat off, and prints how far the total
+energy wanders. The list of neighbours is reused until atoms have moved half its skin; the last
+lines say how often that was.
 
 Leaves nve.traj and nve.png in the output folder; half a minute on one CPU thread.
 """
@@ -70,6 +71,7 @@ def plot(times, kinetic, potential, slope, path):
 
 
 def main(steps: int, timestep: float, equilibration: int, output: Path) -> None:
+    """Warm up, run, report and draw."""
     output.mkdir(parents=True, exist_ok=True)
     atoms = salt_water(n_water=31, n_pairs=1, seed=1)
     atoms.calc = PhiCalculator(MODEL)
@@ -115,7 +117,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1000, help="steps without thermostat")
     parser.add_argument("--timestep", type=float, default=0.5, help="of these steps, fs")
-    parser.add_argument("--equilibration", type=int, default=400, help="Langevin steps of 0.5 fs first")
+    parser.add_argument("--equilibration", type=int, default=400, help="Langevin steps first")
     parser.add_argument("--output", type=Path, default=HERE / "output")
     arguments = parser.parse_args()
     main(arguments.steps, arguments.timestep, arguments.equilibration, arguments.output)

@@ -62,7 +62,9 @@ def describe(title, atoms):
     oxygens = np.flatnonzero(atoms.symbols == "O")
     distances = np.sort(atoms.get_distances(0, oxygens))
     print(f"{title}: energy {atoms.get_potential_energy():.4f} eV, fmax {largest_force(atoms):.4f}")
-    print(f"  Na–O {np.array2string(distances, precision=2)} Å, Na–Cl {atoms.get_distance(0, 1):.2f}")
+    print(
+        f"  Na–O {np.array2string(distances, precision=2)} Å, Na–Cl {atoms.get_distance(0, 1):.2f}"
+    )
 
 
 def plot(start, end, energies, forces, path):
@@ -77,12 +79,13 @@ def plot(start, end, energies, forces, path):
     right.set_ylabel("energy − end / meV", color="tab:blue")
     for axes, atoms, title in ((before, start, "start"), (after, end, "relaxed")):
         plot_atoms(atoms, axes, rotation="-70x,20y,-10z", radii=0.5)
-        axes.set(title=title, xlim=(-0.5, 9.0), ylim=(-0.5, 7.5))  # Å, one scale for both
+        axes.set(title=title, xlim=(-0.2, 7.4), ylim=(-0.2, 6.8))  # Å, one scale for both
         axes.set_axis_off()
     figure.savefig(path, dpi=110)
 
 
 def main(fmax: float, output: Path) -> None:
+    """Build, relax, report and draw."""
     output.mkdir(parents=True, exist_ok=True)
     atoms = salt_cluster()
     atoms.calc = PhiCalculator(MODEL)

@@ -51,8 +51,9 @@ class BoxResult:
 
     ``parts`` splits the step: neighbours, backbone (forward, with readout and core repulsion),
     autograd (the backbone's gradient), electrostatics (all that the heads add: forward, gradient,
-    upkeep of their cache) and ase (integrator, checks, copies). Evaluations are medians over the
-    steps; neighbours and upkeep, where a few steps do the work of many, are means.
+    upkeep of their cache) and ase (integrator, checks, copies). Evaluations and their differences
+    are medians over the steps; neighbours and upkeep, where a few steps do the work of many, are
+    means.
     """
 
     atoms: int
@@ -145,8 +146,8 @@ def measure(request: BoxRequest) -> BoxResult:
     steps = len(samples["model"])
     done = {name: float(after[name]) - float(before[name]) for name in _COUNTS}
     has_heads = bool(model.metadata.heads)
-    bare = median(samples["bare"])
-    heads = median(samples["model"]) - bare + mean(samples["upkeep"])
+    heads = _typical_difference(samples["model"], samples["bare"]) + mean(samples["upkeep"])
+    uncached_heads = _typical_difference(samples["uncached"], samples["bare"])
     return BoxResult(
         atoms=len(atoms),
         edges=last.edges,
@@ -154,17 +155,23 @@ def measure(request: BoxRequest) -> BoxResult:
         parts={
             "neighbours": mean(samples["neighbours"]),
             "backbone": median(samples["forward"]),
-            "autograd": bare - median(samples["forward"]),
+            "autograd": _typical_difference(samples["bare"], samples["forward"]),
             "electrostatics": heads if has_heads else 0.0,
             "ase": median(samples["ase"]),
         },
-        uncached_electrostatics=median(samples["uncached"]) - bare if has_heads else 0.0,
+        uncached_electrostatics=uncached_heads if has_heads else 0.0,
         solver_iterations=done["solver_iterations"] / steps,
         uncached_solver_iterations=mean(samples["uncached_iterations"]),
         neighbour_reuse=1.0 - done["neighbour_rebuilds"] / steps,
         peak_memory=peak,
         base_memory=base_memory,
     )
+
+
+def _typical_difference(longer: Sequence[float], shorter: Sequence[float]) -> float:
+    """Median over the steps of the difference on the same step, which a busy machine shifts less
+    than the difference of the medians."""
+    return median(a - b for a, b in zip(longer, shorter, strict=True))
 
 
 _COUNTS = ("solver_iterations", "neighbour_rebuilds")

@@ -23,7 +23,6 @@ from phicalc.errors import PhicalcError
 if TYPE_CHECKING:
     from phicalc.artifact import ModelMetadata
     from phicalc.bench import BenchResult
-    from phicalc.train.metrics import Evaluation
 
 USAGE_ERROR = 2
 

@@ -97,20 +97,38 @@ def degrees_of_freedom(atoms: Atoms, settings: MDSettings) -> int:
     except NotImplementedError as error:
         raise UnsupportedError("expected constraints that count degrees of freedom") from error
     if settings.ensemble != "langevin" and _only_rigid_bonds(atoms):
-        forces = atoms.get_forces(apply_constraint=False)
-        arms = atoms.get_positions() - atoms.get_center_of_mass()
-        momenta = atoms.get_momenta()
-        if _balanced(forces) and _balanced(momenta):
-            free -= 3
-            isolated = not atoms.pbc.any() and len(atoms) > 1
-            if isolated and all(_balanced(np.cross(arms, v)) for v in (forces, momenta)):
-                free -= _rotations(arms)
+        free -= quiet_motions(atoms, atoms.get_forces(apply_constraint=False), atoms.get_momenta())
     if free < 1:
         raise UnsupportedError(
             f"{settings.ensemble}: expected at least one degree of freedom, got none with "
             f"{len(atoms)} atoms; use langevin, or more atoms"
         )
     return free
+
+
+def quiet_motions(atoms: Atoms, *fields: NDArray[np.float64]) -> int:
+    """Rigid-body motions in which nothing moves.
+
+    Parameters
+    ----------
+    atoms
+        The structure; rotations are counted out of a cell only.
+    fields
+        (N, 3) each: momenta, forces …
+
+    Returns
+    -------
+    int
+        3 if every field adds up to zero, 5 or 6 if its moments do so too; else 0.
+    """
+    if not all(_balanced(field) for field in fields):
+        return 0
+    if atoms.pbc.any() or len(atoms) < 2:
+        return 3
+    arms = atoms.get_positions() - atoms.get_center_of_mass()
+    if not all(_balanced(np.cross(arms, field)) for field in fields):
+        return 3
+    return 3 + _rotations(arms)
 
 
 def build_integrator(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from phicalc.workflows.spectra import Spectrum
 
+
 LINE = "#1b4f72"
 
 
@@ -36,6 +37,9 @@ def draw_phonons(phonopy: "Phonopy") -> Figure:
         bands.plot(distances, frequencies, color=LINE, linewidth=1.0)
     _name_special_points(bands, structure.distances, structure.path_connections, structure.labels)
     bands.set_ylabel("frequency / THz")
+    everything = np.concatenate(structure.frequencies)
+    lowest, highest = min(0.0, everything.min()), everything.max()
+    bands.set_ylim(lowest * 1.05, highest * 1.05)
     dos = phonopy.total_dos
     assert dos is not None and dos.dos is not None
     states.plot(dos.dos, dos.frequency_points, color=LINE, linewidth=1.0)
@@ -83,3 +87,27 @@ def _name_special_points(
     axes.set_xlim(places[0], places[-1])
     for place in places:
         axes.axvline(place, color="gray", linewidth=0.5)
+
+
+def draw_spectra(spectra: dict[str, "Spectrum"]) -> Figure:
+    """Spectra below each other, on one axis of wavenumbers.
+
+    Parameters
+    ----------
+    spectra
+        By their names.
+    """
+    figure = Figure(figsize=(7.0, 2.8 * len(spectra) + 0.4))
+    rows = figure.subplots(len(spectra), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, spectrum) in zip(rows, spectra.items(), strict=True):
+        axes.plot(spectrum.wavenumbers, spectrum.intensity, color=LINE, linewidth=1.0)
+        if len(spectrum.parts) > 1:
+            for symbol, part in spectrum.parts.items():
+                axes.plot(spectrum.wavenumbers, part, linewidth=0.8, label=symbol)
+            axes.legend(frameon=False)
+        axes.set_title(f"{name}: {spectrum.description}", fontsize="small", loc="left")
+        axes.set_ylabel(spectrum.unit)
+        axes.set_xlim(0.0, spectrum.wavenumbers[-1])
+        axes.set_ylim(bottom=0.0)
+    rows[-1].set_xlabel("wavenumber / cm⁻¹")
+    return figure

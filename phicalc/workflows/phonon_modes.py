@@ -1,5 +1,6 @@
 """The standard path through the Brillouin zone, and modes as moving pictures."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,32 @@ def as_atoms(cell: Any) -> Atoms:
         masses=cell.masses,
         pbc=True,
     )
+
+
+def modes_at(
+    phonopy: "Phonopy", q: Sequence[float], direction: Sequence[float] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.complex128]]:
+    """Normal modes at one wave vector.
+
+    Parameters
+    ----------
+    phonopy
+        With force constants.
+    q
+        In reciprocal lattice vectors of the primitive cell.
+    direction
+        At Γ, from where it is approached; None: no non-analytical correction there.
+
+    Returns
+    -------
+    ndarray, ndarray
+        (modes,) frequencies in THz, negative where imaginary, ascending; (3 atoms, modes)
+        eigenvectors of the dynamical matrix.
+    """
+    phonopy.run_qpoints([q], with_eigenvectors=True, nac_q_direction=direction)
+    qpoints = phonopy.qpoints
+    assert qpoints is not None and qpoints.eigenvectors is not None
+    return np.array(qpoints.frequencies[0]), np.array(qpoints.eigenvectors[0])
 
 
 def run_standard_path(phonopy: "Phonopy", path: str | None, points: int) -> None:
@@ -57,7 +84,9 @@ def run_standard_path(phonopy: "Phonopy", path: str | None, points: int) -> None
         raise ConfigError(f"path: expected special points of this lattice, got {path!r}") from error
     names = [name.replace("G", "Γ") for line in parse_path_string(band_path.path) for name in line]
     qpoints, connections = get_band_qpoints_and_path_connections(
-        lines, npoints=points, rec_lattice=np.linalg.inv(phonopy.primitive.cell)
+        lines,
+        npoints=points,
+        rec_lattice=np.asarray(np.linalg.inv(phonopy.primitive.cell), dtype=np.float64),
     )
     phonopy.run_band_structure(qpoints, path_connections=connections, labels=names)
 
@@ -95,8 +124,7 @@ def animate(
         A wave that does not fit twelve cells, or a band that does not exist.
     """
     repeats = _repeats(q)
-    phonopy.run_qpoints([q], with_eigenvectors=True)
-    frequencies, eigenvectors = phonopy.qpoints.frequencies[0], phonopy.qpoints.eigenvectors[0]
+    frequencies, eigenvectors = modes_at(phonopy, q)
     if not 0 <= band < len(frequencies):
         raise ConfigError(f"band: expected 0 to {len(frequencies) - 1}, got {band}")
     primitive = as_atoms(phonopy.primitive)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from ase import Atoms
+from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, fro
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
 from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.frames import as_extxyz
-from phicalc.workflows.phonon_modes import animate, as_atoms, run_standard_path
+from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, run_standard_path
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
 from phicalc.workflows.settings import Positive, Settings
 from phicalc.workflows.simulation import own_copy
@@ -110,8 +110,7 @@ class PhononResult:
             From which Γ is approached, in reciprocal lattice vectors of the primitive cell; along
             it the longitudinal modes split off. None: no correction.
         """
-        self.phonopy.run_qpoints([[0.0, 0.0, 0.0]], nac_q_direction=direction)
-        return np.array(self.phonopy.qpoints.frequencies[0])
+        return modes_at(self.phonopy, (0.0, 0.0, 0.0), direction)[0]
 
 
 class Phonons:
@@ -161,8 +160,15 @@ class Phonons:
         self.folder = None if folder is None else Path(folder)
         self.name = name
 
-    def run(self, *, progress: bool = False) -> PhononResult:
+    def run(self, *, restart: bool = False, progress: bool = False) -> PhononResult:
         """Relax, displace, and compute what follows from the forces.
+
+        Parameters
+        ----------
+        restart
+            Take up the relaxation of an earlier call where it ended, and replace its results.
+        progress
+            Show bars.
 
         Raises
         ------
@@ -179,11 +185,13 @@ class Phonons:
         stem = None
         if self.folder is not None:
             stem = prepare_folder(self.folder) / self.name
-            refuse_existing(stem.with_name(f"{self.name}.yaml"))
+            if not restart:
+                refuse_existing(stem.with_name(f"{self.name}.yaml"))
         atoms, relaxation = self.atoms, None
         if settings.relax is not None:
             name = f"{self.name}-relax"
-            relaxation = Relaxation(atoms, settings.relax, self.folder, name).run(progress=progress)
+            relax = Relaxation(atoms, settings.relax, self.folder, name)
+            relaxation = relax.run(restart=restart, progress=progress)
             atoms = relaxation.atoms
             atoms.set_constraint()
         phonopy = self._phonopy(atoms)
@@ -191,21 +199,19 @@ class Phonons:
         self._displace(phonopy, progress)
         drift = self._force_constants(phonopy, born)
         run_standard_path(phonopy, settings.path, settings.points)
-        phonopy.run_mesh(settings.mesh)
+        phonopy.run_mesh(settings.mesh, is_gamma_center=True)
         phonopy.run_total_dos()
         first, last, interval = settings.temperatures
         phonopy.run_thermal_properties(
             t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
         )
-        phonopy.run_qpoints([[0.0, 0.0, 0.0]])
-        bands = np.concatenate(phonopy.band_structure.frequencies)
         return PhononResult(
             phonopy=phonopy,
             atoms=atoms,
             relaxation=relaxation,
             drift=drift,
-            acoustic=float(np.sort(np.abs(phonopy.qpoints.frequencies[0]))[2]),
-            lowest=float(min(bands.min(), phonopy.mesh.frequencies.min())),
+            acoustic=float(np.sort(np.abs(modes_at(phonopy, (0.0, 0.0, 0.0))[0]))[2]),
+            lowest=_lowest(phonopy),
             born=born,
             note=note,
             files=() if stem is None else self._write(phonopy, stem),
@@ -238,7 +244,7 @@ class Phonons:
         if self.settings.supercell is not None:
             return np.array(self.settings.supercell)
         heights = 1.0 / np.linalg.norm(np.linalg.inv(atoms.cell.array), axis=0)
-        return np.ceil(self.settings.supercell_length / heights - 1e-6).astype(int)
+        return np.asarray(np.ceil(self.settings.supercell_length / heights - 1e-6), dtype=int)
 
     def _born(self, atoms: Atoms, phonopy: "Phonopy") -> tuple[BornCharges | None, str | None]:
         """Charges for the correction, or why there are none."""
@@ -286,8 +292,11 @@ class Phonons:
         if born is not None:
             # Gonze and Lee's method takes the dipoles' long-range part out before interpolating
             phonopy.nac_params = {
-                "born": born.charges, "dielectric": born.dielectric, "method": "gonze",
-            }  # fmt: skip
+                "born": born.charges,
+                "dielectric": born.dielectric,
+                "factor": units.Hartree * units.Bohr,
+                "method": "gonze",
+            }
         return drift
 
     def _write(self, phonopy: "Phonopy", stem: Path) -> tuple[Path, ...]:
@@ -313,3 +322,11 @@ class Phonons:
                 write(new)
             files.append(path)
         return tuple(files)
+
+
+def _lowest(phonopy: "Phonopy") -> float:
+    """Lowest frequency on the mesh and the path, THz."""
+    path, mesh = phonopy.band_structure, phonopy.mesh
+    assert path is not None and mesh is not None
+    on_mesh = mesh.frequencies  # type: ignore[union-attr]
+    return float(min(on_mesh.min(), *(line.min() for line in path.frequencies)))
