@@ -35,7 +35,7 @@ TEMPERATURE = 300.0  # K
 
 def warmed_up(atoms, steps):
     """Relax the worst contacts, then a short Langevin run at 300 K."""
-    FIRE(atoms, logfile=None).run(fmax=1.0, steps=60)
+    FIRE(atoms, logfile=None).run(fmax=0.5, steps=60)
     atoms.set_constraint(FixCom())
     thermalize_momenta(atoms, TEMPERATURE, rng=np.random.default_rng(0))
     dynamics = Langevin(
