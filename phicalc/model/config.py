@@ -42,8 +42,43 @@ class PhiConfig(StrictModel):
     basis_size: int = Field(16, ge=1, description="Laplacian eigenvectors kept in the cache")
 
 
+class QEqConfig(StrictModel):
+    """Charge equilibration head (CELLI, arXiv 2501.19179), in its variational form."""
+
+    kind: Literal["qeq"] = "qeq"
+    hardness: float = Field(10.0, gt=0, description="starting value of J in eV/e²")
+
+
+class SplitChargeConfig(StrictModel):
+    """Φ with Coulomb: charge flows along the edges in the field of all charges."""
+
+    kind: Literal["phi-coulomb"] = "phi-coulomb"
+    sigma: float = Field(2.0, gt=0, description="decay length of the edge weights in Å")
+    hardness: float = Field(10.0, gt=0, description="starting value of the site hardness in eV/e²")
+    base: Literal["formal", "learned"] = Field(
+        "formal", description="charges before any flow: formal ones, or learned from the features"
+    )
+    formal_charges: dict[str, float] = Field(
+        default_factory=dict, description="charge in e by element symbol; 0 where not given"
+    )
+    coulomb: bool = Field(True, description="False leaves the Coulomb energy out, as in Φ")
+
+
+class LocalChargesConfig(StrictModel):
+    """Charges straight from the features plus their Coulomb energy."""
+
+    kind: Literal["local"] = "local"
+
+
 BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind")]
-HeadConfig = Annotated[PhiConfig, Field(discriminator="kind")]
+HeadConfig = Annotated[
+    PhiConfig | QEqConfig | SplitChargeConfig | LocalChargesConfig, Field(discriminator="kind")
+]
+
+
+def sums_coulomb(head: HeadConfig) -> bool:
+    """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
+    return not isinstance(head, PhiConfig) and getattr(head, "coulomb", True)
 
 
 class ModelConfig(StrictModel):

@@ -1,0 +1,122 @@
+"""Models with charge heads as they are served: exported, loaded, and run by ASE."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.fd import calculate_numerical_stress
+from ase.md.velocitydistribution import thermalize_momenta
+from ase.md.verlet import VelocityVerlet
+from numpy.testing import assert_allclose
+
+from phicalc import PhiCalculator, fields
+from phicalc.artifact import LoadedModel, load_model, model_bytes
+from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.export import describe
+from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
+from phicalc.model.config import ModelConfig, SplitChargeConfig
+from phicalc.model.derivatives import Differentiated
+from phicalc.model.potential import build_potential
+
+from .reference_models import ELEMENTS, small_potential
+
+HEADS = {
+    "qeq": [{"kind": "qeq"}],
+    "phi-coulomb": [{"kind": "phi-coulomb", "formal_charges": {"Na": 1, "Cl": -1}}],
+    "phi-coulomb learned": [{"kind": "phi-coulomb", "base": "learned"}],
+    "local": [{"kind": "local"}],
+    "phi + qeq": [{"kind": "phi"}, {"kind": "qeq"}],
+}
+
+
+@cache
+def network(heads: str) -> Differentiated:
+    return small_potential("float64", heads=HEADS[heads])
+
+
+@cache
+def served(heads: str) -> LoadedModel:
+    """Checkpoint, export, load: the way of every model."""
+    model = network(heads)
+    return load_model(model_bytes(model, metadata_of(model)))
+
+
+def metadata_of(model: Differentiated):
+    class Checkpoint:
+        config, potential, elements = model.potential.config, model.potential, ELEMENTS
+
+    return describe(Checkpoint)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("kind", ["molecule", "bulk"])
+@pytest.mark.parametrize("charge", [0.0, 1.0])
+def test_the_served_model_gives_the_networks_numbers(heads, kind, charge, request):
+    atoms = request.getfixturevalue(kind)
+    atoms.info["charge"] = charge
+    atoms.calc = PhiCalculator(served(heads))
+    for _ in range(3):
+        atoms.calc.reset()
+        energy = atoms.get_potential_energy()
+    forces, charges = atoms.get_forces(), atoms.get_charges()
+    output = network(heads)(atoms.calc._last.graph)
+    assert energy == pytest.approx(float(output[fields.ENERGY]), abs=1e-10)
+    assert_allclose(forces, output[fields.FORCES], atol=1e-10)
+    assert_allclose(charges, output[fields.CHARGES], atol=1e-10)
+    assert charges.sum() == pytest.approx(charge, abs=1e-9)
+    if kind == "bulk":
+        stress = atoms.get_stress()
+        expected = calculate_numerical_stress(atoms, eps=1e-4)
+        assert_allclose(stress, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("heads", HEADS)
+def test_a_slab_is_refused_before_the_network_sees_it(heads, slab):
+    slab.numbers[:] = 11
+    slab.calc = PhiCalculator(served(heads))
+    with pytest.raises(UnsupportedError, match=r"no or three periodic directions"):
+        slab.get_potential_energy()
+
+
+@pytest.mark.parametrize("heads", ["qeq", "phi-coulomb learned"])
+def test_energy_is_conserved(heads, bulk):
+    """40 fs of NVE: half the time step, a quarter of the fluctuation, or the forces are wrong."""
+    fluctuations = []
+    for step in (1.0, 0.5):
+        atoms = bulk.copy()
+        atoms.calc = PhiCalculator(served(heads))
+        thermalize_momenta(atoms, temperature_K=300, rng=np.random.default_rng(0))
+        energies = []
+        dynamics = VelocityVerlet(atoms, timestep=step * units.fs)
+        dynamics.attach(lambda a=atoms, e=energies: e.append(a.get_total_energy()))
+        dynamics.run(int(40 / step))
+        fluctuations.append(np.ptp(energies))
+    assert fluctuations[1] < 0.3 * fluctuations[0] < 0.01
+
+
+def test_a_checkpoint_brings_the_head_back(tmp_path, molecule):
+    for heads in HEADS:
+        save_checkpoint(tmp_path / "best.pt", network(heads).potential, {})
+        loaded = load_checkpoint(tmp_path / "best.pt")
+        again = Differentiated(loaded.potential).eval()
+        molecule.calc = PhiCalculator(served(heads))
+        expected = molecule.get_potential_energy()
+        found = again(molecule.calc._last.graph)[fields.ENERGY]
+        assert float(found) == pytest.approx(expected, abs=1e-10)
+
+
+def test_ions_from_forces_to_forty_angstrom():
+    """A sodium and a chloride feel −k e²/r, in the model file and far beyond its neighbour list."""
+    for distance in (15.0, 40.0):
+        pair = Atoms("NaCl", [[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
+        pair.calc = PhiCalculator(served("phi-coulomb"))
+        assert_allclose(pair.get_charges(), [1.0, -1.0], atol=1e-12)
+        force = units.Hartree * units.Bohr / distance**2
+        assert_allclose(pair.get_forces(), [[force, 0, 0], [-force, 0, 0]], atol=1e-10)
+
+
+def test_a_formal_charge_of_an_unknown_element():
+    config = ModelConfig(heads=[SplitChargeConfig(formal_charges={"Xx": 1.0})])
+    with pytest.raises(ConfigError, match=r"formal_charges: expected elements .* got Xx"):
+        build_potential(config, [1, 8])
