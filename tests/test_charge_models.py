@@ -120,3 +120,25 @@ def test_a_formal_charge_of_an_unknown_element():
     config = ModelConfig(heads=[SplitChargeConfig(formal_charges={"Xx": 1.0})])
     with pytest.raises(ConfigError, match=r"formal_charges: expected elements .* got Xx"):
         build_potential(config, [1, 8])
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("kind", ["molecule", "bulk"])
+def test_dense_and_iterative_solves_agree(heads, kind, request):
+    """The same structure with the matrix of its charges, and without any matrix."""
+    atoms = request.getfixturevalue(kind)
+    atoms = atoms * (2, 2, 1) if kind == "bulk" else atoms
+    atoms.rattle(0.1, seed=2)
+    atoms.info["charge"] = 1
+    model = small_potential("float64", heads=HEADS[heads])
+    outputs = []
+    for limit in (1000, 0):
+        for head in model.potential.heads:
+            head.dense_limit = limit
+        atoms.calc = PhiCalculator(load_model(model_bytes(model, metadata_of(model))))
+        atoms.get_potential_energy()
+        outputs.append(atoms.calc.results)
+    dense, iterative = outputs
+    assert iterative["energy"] == pytest.approx(dense["energy"], abs=1e-9)
+    for name in ("forces", "charges", "stress" if kind == "bulk" else "dipole"):
+        assert_allclose(iterative[name], dense[name], atol=1e-8)

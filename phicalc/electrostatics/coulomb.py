@@ -17,7 +17,7 @@ which is a quarter of what torch-pme's box of k-vectors holds.
 """
 
 import math
-from typing import List, Tuple
+from typing import List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -69,11 +69,7 @@ def coulomb_matrices(
     UnsupportedError
         A structure is periodic in one or two directions.
     """
-    if bool((pbc.any(1) & ~pbc.all(1)).any()):
-        raise UnsupportedError(
-            "expected pbc in all three directions or in none, got a slab or a wire: its Coulomb "
-            "sum is not implemented; use pbc=True with vacuum, or pbc=False for a cluster"
-        )
+    refuse_partial_pbc(pbc)
     num_structures = cell.shape[0]
     slots, size = row_slots(batch, num_structures)
     rows = to_rows(positions, slots, num_structures, size)
@@ -119,12 +115,7 @@ def direct_matrix(positions: Tensor, widths: Tensor) -> Tensor:
 
 
 def ewald_matrix(
-    positions: Tensor,
-    cell: Tensor,
-    widths: Tensor,
-    split_width: float = SPLIT_WIDTH,
-    near_range: float = NEAR_RANGE,
-    wave_range: float = WAVE_RANGE,
+    positions: Tensor, cell: Tensor, widths: Tensor, split_width: float = SPLIT_WIDTH
 ) -> Tensor:
     """Interaction of the charges of one crystal with each other and all images, in units of k_e.
 
@@ -132,31 +123,134 @@ def ewald_matrix(
     ----------
     positions, cell, widths
         (N, 3), (3, 3), (N,) | Å
-    split_width, near_range, wave_range
-        η | Å, and where the two sums end in units of √(2(s_i² + s_j²)) and 1/η
+    split_width
+        η | Å
 
     Returns
     -------
     (N, N) | 1/Å
     """
+    terms = ewald_terms(positions, cell, widths, split_width)
     num_atoms = positions.shape[0]
+    pairs = torch.zeros(num_atoms * num_atoms, dtype=widths.dtype, device=widths.device)
+    pairs = pairs.index_add(0, terms.first * num_atoms + terms.second, terms.near)
+    pairs = pairs.view(num_atoms, num_atoms)
+    background = terms.background[:, None] + terms.background[None, :]
+    far = torch.mm(terms.waves.t(), terms.waves)
+    return far + pairs + pairs.t() + torch.diag(terms.own) - background
+
+
+class CoulombTerms(NamedTuple):
+    """A = wavesᵀ·waves + pairs + diag(own) − (b_i + b_j), without forming it; K waves, P pairs."""
+
+    waves: Tensor  # (2K, N) | long-ranged part, in reciprocal space
+    first: Tensor  # (P,) int64 | pairs of atoms and images, each once: i
+    second: Tensor  # (P,) int64 | j
+    near: Tensor  # (P,) | their short-ranged interaction
+    own: Tensor  # (N,) | self-energy
+    background: Tensor  # (N,) | b, the k = 0 term of the short-ranged part
+
+
+def apply_coulomb(terms: CoulombTerms, charges: Tensor) -> Tensor:
+    """A q (N,) of charges (N,), in the units of the terms; differentiable."""
+    potential = torch.mv(terms.waves.t(), torch.mv(terms.waves, charges)) + terms.own * charges
+    potential = potential - terms.background * charges.sum() - (terms.background * charges).sum()
+    i, j = terms.first, terms.second
+    potential = potential.index_add(0, i, terms.near * charges.index_select(0, j))
+    return potential.index_add(0, j, terms.near * charges.index_select(0, i))
+
+
+def ewald_terms(
+    positions: Tensor,
+    cell: Tensor,
+    widths: Tensor,
+    split_width: float = SPLIT_WIDTH,
+    near_range: float = NEAR_RANGE,
+    wave_range: float = WAVE_RANGE,
+) -> CoulombTerms:
+    """Ewald's sums of one crystal, in units of k_e.
+
+    Parameters
+    ----------
+    positions, cell, widths
+        (N, 3), (3, 3), (N,) | Å
+    split_width, near_range, wave_range
+        η | Å, and where the two sums end in units of √(2(s_i² + s_j²)) and 1/η
+    """
     volume = torch.linalg.det(cell).abs()
     smooth = widths.clamp(min=split_width)
-    factors = structure_factors(positions, cell, smooth, wave_range / split_width)
-    far = torch.mm(factors.t(), factors) * (8.0 * math.pi / volume)
-
+    waves = structure_factors(positions, cell, smooth, wave_range / split_width)
     i, j, distances = image_pairs(positions, cell, near_range * 2.0 * float(smooth.detach().max()))
     narrow = (2.0 * (widths[i] ** 2 + widths[j] ** 2)).rsqrt()
     wide = (2.0 * (smooth[i] ** 2 + smooth[j] ** 2)).rsqrt()
     near = (torch.erf(distances * narrow) - torch.erf(distances * wide)) / distances
-    pairs = torch.zeros(num_atoms * num_atoms, dtype=near.dtype, device=near.device)
-    pairs = pairs.index_add(0, i * num_atoms + j, near).view(num_atoms, num_atoms)
     own = (1.0 / widths - 1.0 / smooth) / math.sqrt(math.pi)
+    # A charge is seen together with its background, in the short-ranged part too.
+    background = (smooth**2 - widths**2) * (2.0 * math.pi / volume)
+    return CoulombTerms(waves * (8.0 * math.pi / volume).sqrt(), i, j, near, own, background)
 
-    # The k = 0 term of the short-ranged part: a charge is seen together with its background.
-    excess = smooth**2 - widths**2
-    background = (2.0 * math.pi / volume) * (excess[:, None] + excess[None, :])
-    return far + pairs + pairs.t() + torch.diag(own) - background
+
+def molecule_terms(positions: Tensor, widths: Tensor) -> CoulombTerms:
+    """All pairs of one molecule, in units of k_e; positions (N, 3), widths (N,) | Å."""
+    pairs = torch.combinations(torch.arange(positions.shape[0], device=positions.device))
+    i, j = pairs[:, 0], pairs[:, 1]
+    distances = torch.linalg.vector_norm(positions[j] - positions[i], dim=1)
+    near = torch.erf(distances * (2.0 * (widths[i] ** 2 + widths[j] ** 2)).rsqrt()) / distances
+    own = 1.0 / (math.sqrt(math.pi) * widths)
+    return CoulombTerms(widths.new_zeros(0, widths.shape[0]), i, j, near, own, 0.0 * own)
+
+
+def coulomb_terms(
+    positions: Tensor,
+    cell: Tensor,
+    pbc: Tensor,
+    widths: Tensor,
+    coulomb_constant: float = COULOMB_CONSTANT,
+) -> CoulombTerms:
+    """A of a single, large structure | eV/e², as terms to be applied; arguments of one structure.
+
+    The splitting width grows as N^(1/6), which keeps Ewald's method at N^(3/2).
+
+    Raises
+    ------
+    UnsupportedError
+        The structure is periodic in one or two directions.
+    """
+    refuse_partial_pbc(pbc)
+    if bool(pbc.all()):
+        split_width = max(1.0, positions.shape[0] / 192.0) ** (1.0 / 6.0)
+        terms = ewald_terms(positions, cell[0], widths, split_width)
+    else:
+        terms = molecule_terms(positions, widths)
+    return CoulombTerms(
+        terms.waves * math.sqrt(coulomb_constant),
+        terms.first,
+        terms.second,
+        terms.near * coulomb_constant,
+        terms.own * coulomb_constant,
+        terms.background * coulomb_constant,
+    )
+
+
+def detached(terms: CoulombTerms) -> CoulombTerms:
+    """The same terms, constant."""
+    return CoulombTerms(
+        terms.waves.detach(),
+        terms.first,
+        terms.second,
+        terms.near.detach(),
+        terms.own.detach(),
+        terms.background.detach(),
+    )
+
+
+def refuse_partial_pbc(pbc: Tensor) -> None:
+    """Raise UnsupportedError for slabs and wires, pbc (B, 3)."""
+    if bool((pbc.any(1) & ~pbc.all(1)).any()):
+        raise UnsupportedError(
+            "expected pbc in all three directions or in none, got a slab or a wire: its Coulomb "
+            "sum is not implemented; use pbc=True with vacuum, or pbc=False for a cluster"
+        )
 
 
 def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_range: float) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import BaseCharges, PositivePerElement, start_widths
-from phicalc.electrostatics.coulomb import coulomb_matrices
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
+from phicalc.electrostatics.coulomb import apply_coulomb, coulomb_matrices, coulomb_terms
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -29,6 +30,7 @@ class LocalChargesHead(nn.Module):
     def __init__(self, features: int, layers: int, elements: List[int]) -> None:
         super().__init__()
         self.needs_positions = True
+        self.dense_limit = DENSE_LIMIT
         self.charges = BaseCharges(features, layers, [0.0] * len(elements), True)
         self.widths = PositivePerElement(start_widths(elements))
 
@@ -36,20 +38,23 @@ class LocalChargesHead(nn.Module):
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Dict[str, Tensor]:
         """Per-atom energies and charges, (N,) float64; arguments as of every head."""
-        batch = graph[fields.BATCH]
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        slots, size = row_slots(batch, num)
-        matrices = coulomb_matrices(
-            graph[fields.POSITIONS],
-            graph[fields.CELL],
-            graph[fields.PBC],
-            batch,
-            self.widths(species_index),
-        )
         charges = self.charges(features, species_index, graph)
-        rows = to_rows(charges, slots, num, size)
-        potential = torch.matmul(matrices, rows[:, :, None]).squeeze(2)
+        widths = self.widths(species_index)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if num == 1 and widths.shape[0] > self.dense_limit:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
+            )
+            potential = apply_coulomb(terms, charges)
+        else:
+            batch = graph[fields.BATCH]
+            slots, size = row_slots(batch, num)
+            matrices = coulomb_matrices(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
+            )
+            rows = to_rows(charges, slots, num, size)
+            potential = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
         return {
-            fields.ENERGIES: from_rows(0.5 * rows * potential, slots),
+            fields.ENERGIES: 0.5 * charges * potential,
             fields.CHARGES: charges,
         }

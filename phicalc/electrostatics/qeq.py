@@ -9,14 +9,24 @@ Two failures belong to the method: charge flows any distance at no cost, so an e
 screens like a metal, and distant fragments share a fraction of a charge.
 """
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import AtomScalar, PositivePerElement, start_widths
-from phicalc.electrostatics.coulomb import coulomb_matrices
+from phicalc.electrostatics.charge_solvers import (
+    DENSE_LIMIT,
+    check_converged,
+    equilibrate_iteratively,
+)
+from phicalc.electrostatics.coulomb import (
+    apply_coulomb,
+    coulomb_matrices,
+    coulomb_terms,
+    detached,
+)
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
@@ -65,6 +75,7 @@ class QEqHead(nn.Module):
     ) -> None:
         super().__init__()
         self.needs_positions = True
+        self.dense_limit = DENSE_LIMIT
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
@@ -83,25 +94,41 @@ class QEqHead(nn.Module):
         graph
             needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
         """
+        chi = self.electronegativity(features, species_index)
+        hardness = self.hardness(species_index)
+        widths = self.widths(species_index)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if self.training or num > 1 or widths.shape[0] <= self.dense_limit:
+            charges, potential = self.solve_densely(chi, hardness, widths, graph)
+        else:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
+            )
+            charges, _, residual = equilibrate_iteratively(
+                chi.detach(), hardness.detach(), detached(terms), graph[fields.TOTAL_CHARGE]
+            )
+            check_converged(residual)
+            potential = hardness * charges + apply_coulomb(terms, charges)
+        return {
+            fields.ENERGIES: charges * (chi + 0.5 * potential),
+            fields.CHARGES: charges,
+        }
+
+    def solve_densely(
+        self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Charges | e and their potential (J + A) q | V, both (N,), from χ, J and σ (N,)."""
         batch, total_charge = graph[fields.BATCH], graph[fields.TOTAL_CHARGE]
         num = total_charge.shape[0]
         slots, size = row_slots(batch, num)
-        matrices = coulomb_matrices(
-            graph[fields.POSITIONS],
-            graph[fields.CELL],
-            graph[fields.PBC],
-            batch,
-            self.widths(species_index),
+        kernel = coulomb_matrices(
+            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
         )
-        chi = to_rows(self.electronegativity(features, species_index), slots, num, size)
-        hardness = to_rows(self.hardness(species_index), slots, num, size)
-        kernel = matrices + torch.diag_embed(hardness)
+        kernel = kernel + torch.diag_embed(to_rows(hardness, slots, num, size))
+        chi_rows = to_rows(chi, slots, num, size)
         if self.training:
-            charges = equilibrate(chi, kernel, total_charge)
+            charges = equilibrate(chi_rows, kernel, total_charge)
         else:
-            charges = equilibrate(chi.detach(), kernel.detach(), total_charge)
+            charges = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
         potential = torch.matmul(kernel, charges[:, :, None]).squeeze(2)
-        return {
-            fields.ENERGIES: from_rows(charges * (chi + 0.5 * potential), slots),
-            fields.CHARGES: from_rows(charges, slots),
-        }
+        return from_rows(charges, slots), from_rows(potential, slots)

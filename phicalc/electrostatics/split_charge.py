@@ -14,7 +14,7 @@ in φ and ρ both, so that forces are its partial derivatives at fixed φ and ρ
 along edges: fragments without an edge between them keep the charges they have.
 """
 
-from typing import Dict, List
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,25 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
-from phicalc.electrostatics.coulomb import coulomb_matrices
+from phicalc.electrostatics.charge_solvers import (
+    DENSE_LIMIT,
+    check_converged,
+    flow_iteratively,
+)
+from phicalc.electrostatics.coulomb import (
+    CoulombTerms,
+    apply_coulomb,
+    coulomb_matrices,
+    coulomb_terms,
+    detached,
+)
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_difference,
     edge_weights,
     node_sum,
+    silence_sparse_notice,
 )
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
@@ -102,7 +114,9 @@ class SplitChargeHead(nn.Module):
         coulomb: bool,
     ) -> None:
         super().__init__()
+        silence_sparse_notice()
         self.needs_positions = coulomb
+        self.dense_limit = DENSE_LIMIT
         self.cutoff = cutoff
         self.sigma = sigma
         start = [-value for value in pauling_electronegativities(elements)]
@@ -127,14 +141,46 @@ class SplitChargeHead(nn.Module):
         graph
             needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
         """
-        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
-        slots, size = row_slots(graph[fields.BATCH], num)
+        edge_index = graph[fields.EDGE_INDEX]
         weights = self.weights(species_index, edge_index, graph[fields.EDGE_VECTORS])
-        matrices = self.coulomb(species_index, graph, size)
         source = self.source(features, species_index)
         hardness = self.hardness(species_index)
         base = self.base_charges(features, species_index, graph)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if self.training or num > 1 or source.shape[0] <= self.dense_limit:
+            potential, flow, felt = self.solve_densely(
+                source, weights, hardness, base, species_index, graph
+            )
+        else:
+            potential, flow, felt = self.solve_iteratively(
+                source, weights, hardness, base, species_index, graph
+            )
+        edge_energy = weights * edge_difference(potential, edge_index) ** 2
+        energies = (
+            potential * flow
+            - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
+            + (0.5 * hardness * flow - source) * flow
+            + 0.5 * (base + flow) * felt
+        )
+        return {
+            fields.ENERGIES: energies,
+            fields.CHARGES: base + flow,
+            fields.POTENTIAL: potential,
+        }
 
+    def solve_densely(
+        self,
+        source: Tensor,
+        weights: Tensor,
+        hardness: Tensor,
+        base: Tensor,
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """φ | V, ρ | e and the Coulomb potential A q | V, all (N,), for a batch."""
+        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
+        slots, size = row_slots(graph[fields.BATCH], num)
+        matrices = self.coulomb(species_index, graph, size)
         base_rows = to_rows(base, slots, num, size)
         right = to_rows(source, slots, num, size)
         right = right - torch.matmul(matrices, base_rows[:, :, None]).squeeze(2)
@@ -142,27 +188,47 @@ class SplitChargeHead(nn.Module):
         kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
         if self.training:
             potential = from_rows(flow_potential(right, laplacian, kernel), slots)
-            flowed = apply_laplacian(weights, edge_index, potential)
+            flow = apply_laplacian(weights, edge_index, potential)
         else:
             solved = flow_potential(right.detach(), laplacian.detach(), kernel.detach())
             potential = from_rows(solved, slots)
-            flowed = apply_laplacian(weights.detach(), edge_index, potential)
-
-        charges = base + flowed
-        rows = to_rows(charges, slots, num, size)
+            flow = apply_laplacian(weights.detach(), edge_index, potential)
+        rows = to_rows(base + flow, slots, num, size)
         felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        edge_energy = weights * edge_difference(potential, edge_index) ** 2
-        energies = (
-            potential * flowed
-            - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
-            + (0.5 * hardness * flowed - source) * flowed
-            + 0.5 * charges * felt
+        return potential, flow, felt
+
+    def solve_iteratively(
+        self,
+        source: Tensor,
+        weights: Tensor,
+        hardness: Tensor,
+        base: Tensor,
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """The same for one large structure, without matrices and without derivatives of φ."""
+        edge_index = graph[fields.EDGE_INDEX]
+        right = source.detach()
+        terms: Optional[CoulombTerms] = None
+        constant: Optional[CoulombTerms] = None
+        if self.needs_positions:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS],
+                graph[fields.CELL],
+                graph[fields.PBC],
+                self.widths(species_index),
+            )
+            constant = detached(terms)
+            right = right - apply_coulomb(constant, base.detach())
+        potential, _, residual = flow_iteratively(
+            right, weights.detach(), edge_index, hardness.detach(), constant
         )
-        return {
-            fields.ENERGIES: energies,
-            fields.CHARGES: charges,
-            fields.POTENTIAL: potential,
-        }
+        check_converged(residual)
+        flow = apply_laplacian(weights.detach(), edge_index, potential)
+        felt = torch.zeros_like(flow)
+        if terms is not None:
+            felt = apply_coulomb(terms, base + flow)
+        return potential, flow, felt
 
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""
