@@ -9,6 +9,7 @@ from ase.calculators.fd import calculate_numerical_stress
 from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from numpy.testing import assert_allclose
+from pydantic import ValidationError
 
 from phicalc import PhiCalculator, fields
 from phicalc.artifact import LoadedModel, load_model, model_bytes
@@ -142,3 +143,27 @@ def test_dense_and_iterative_solves_agree(heads, kind, request):
     assert iterative["energy"] == pytest.approx(dense["energy"], abs=1e-9)
     for name in ("forces", "charges", "stress" if kind == "bulk" else "dipole"):
         assert_allclose(iterative[name], dense[name], atol=1e-8)
+
+
+def test_a_warm_start_saves_iterations_and_changes_nothing(bulk):
+    """Along a short trajectory: φ starts from the last steps, energies and forces stay the same."""
+    model = small_potential("float64", heads=HEADS["phi-coulomb learned"])
+    model.potential.heads[0].dense_limit = 0
+    loaded = load_model(model_bytes(model, metadata_of(model)))
+    warm, cold = PhiCalculator(loaded), PhiCalculator(loaded, cache=False)
+    atoms = bulk * (2, 2, 2)
+    velocity = np.random.default_rng(0).normal(0, 2e-3, (len(atoms), 3))
+    iterations = []
+    for _ in range(5):
+        atoms.positions += velocity
+        found = warm.get_potential_energy(atoms), warm.get_forces(atoms)
+        iterations.append(warm.cache_info()["solver_last_iterations"])
+        assert found[0] == pytest.approx(cold.get_potential_energy(atoms), abs=1e-9)
+        assert_allclose(found[1], cold.get_forces(atoms), atol=1e-8)
+    assert 0 < iterations[-1] < 0.7 * iterations[0]
+
+
+@pytest.mark.parametrize("kinds", [["qeq", "qeq"], ["phi", "phi-coulomb"]])
+def test_heads_that_exclude_each_other(kinds):
+    with pytest.raises(ValidationError, match="heads: "):
+        ModelConfig(heads=[{"kind": kind} for kind in kinds])

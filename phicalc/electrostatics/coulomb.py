@@ -267,7 +267,10 @@ def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_rang
     inside = (waves.detach() ** 2).sum(1) < wave_range**2
     waves = waves[inside]
     square = (waves * waves).sum(1)[:, None]
-    amplitude = torch.exp(-0.5 * square * (widths * widths)[None, :]) * square.rsqrt()
+    variance = (widths * widths)[None, :]
+    if bool((widths == widths[0]).all()):
+        variance = variance[:, :1]  # one column for all atoms, which is the most common case
+    amplitude = torch.exp(-0.5 * square * variance) * square.rsqrt()
     phase = torch.mm(waves, positions.t())
     return torch.cat([amplitude * torch.cos(phase), amplitude * torch.sin(phase)])
 
@@ -291,12 +294,13 @@ def image_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> Tuple[Tensor,
     heights = 1.0 / torch.linalg.vector_norm(inverse, dim=0)
     images = lattice_points((cutoff / heights + 0.5).floor(), positions)
     steps = torch.mm(images, cell.detach())
-    square = (start * start).sum(1)[:, None] + (steps * steps).sum(1)[None, :]
-    square = square + 2.0 * torch.mm(start, steps.t())
-    centre = torch.arange(images.shape[0], device=images.device) > images.shape[0] // 2
-    chosen = (square < cutoff**2) & ((i != j)[:, None] | centre[None, :])
-    found = torch.nonzero(chosen)
+    # |start + step|² < cutoff², with few passes over what is the largest array of the sum
+    rest = cutoff**2 - (start * start).sum(1)
+    square = torch.addmm((steps * steps).sum(1)[None, :], start, steps.t(), alpha=2.0)
+    found = torch.nonzero(square < rest[:, None])
     pair, image = found[:, 0], found[:, 1]
+    once = (i != j)[pair] | (image > images.shape[0] // 2)
+    pair, image = pair[once], image[once]
     i, j = i[pair], j[pair]
     vectors = positions[j] - positions[i] + torch.mm(nearest[pair] + images[image], cell)
     return i, j, torch.linalg.vector_norm(vectors, dim=1)

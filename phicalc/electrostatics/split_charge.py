@@ -26,11 +26,7 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
-from phicalc.electrostatics.charge_solvers import (
-    DENSE_LIMIT,
-    check_converged,
-    flow_iteratively,
-)
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT, flow_iteratively
 from phicalc.electrostatics.coulomb import (
     CoulombTerms,
     apply_coulomb,
@@ -130,7 +126,7 @@ class SplitChargeHead(nn.Module):
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Dict[str, Tensor]:
-        """Per-atom energies, charges q and potential φ, all (N,) float64.
+        """Per-atom energies, charges q and potential φ, all (N,) float64, and how it was solved.
 
         Parameters
         ----------
@@ -139,7 +135,8 @@ class SplitChargeHead(nn.Module):
         species_index
             (N,) | position of each atom's element in ``elements``
         graph
-            needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
+            needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold
+            POTENTIAL_GUESS
         """
         edge_index = graph[fields.EDGE_INDEX]
         weights = self.weights(species_index, edge_index, graph[fields.EDGE_VECTORS])
@@ -151,8 +148,9 @@ class SplitChargeHead(nn.Module):
             potential, flow, felt = self.solve_densely(
                 source, weights, hardness, base, species_index, graph
             )
+            iterations, residual = 0, 0.0
         else:
-            potential, flow, felt = self.solve_iteratively(
+            potential, flow, felt, iterations, residual = self.solve_iteratively(
                 source, weights, hardness, base, species_index, graph
             )
         edge_energy = weights * edge_difference(potential, edge_index) ** 2
@@ -166,6 +164,9 @@ class SplitChargeHead(nn.Module):
             fields.ENERGIES: energies,
             fields.CHARGES: base + flow,
             fields.POTENTIAL: potential,
+            fields.LAPLACIAN_WEIGHTS: weights,
+            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
+            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
 
     def solve_densely(
@@ -205,8 +206,11 @@ class SplitChargeHead(nn.Module):
         base: Tensor,
         species_index: Tensor,
         graph: Dict[str, Tensor],
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        """The same for one large structure, without matrices and without derivatives of φ."""
+    ) -> Tuple[Tensor, Tensor, Tensor, int, float]:
+        """The same for one large structure, without matrices and without derivatives of φ.
+
+        Starts from POTENTIAL_GUESS, if there is one; iterations and residual besides.
+        """
         edge_index = graph[fields.EDGE_INDEX]
         right = source.detach()
         terms: Optional[CoulombTerms] = None
@@ -220,15 +224,19 @@ class SplitChargeHead(nn.Module):
             )
             constant = detached(terms)
             right = right - apply_coulomb(constant, base.detach())
-        potential, _, residual = flow_iteratively(
-            right, weights.detach(), edge_index, hardness.detach(), constant
+        potential, iterations, residual = flow_iteratively(
+            right,
+            weights.detach(),
+            edge_index,
+            hardness.detach(),
+            constant,
+            graph.get(fields.POTENTIAL_GUESS),
         )
-        check_converged(residual)
         flow = apply_laplacian(weights.detach(), edge_index, potential)
         felt = torch.zeros_like(flow)
         if terms is not None:
             felt = apply_coulomb(terms, base + flow)
-        return potential, flow, felt
+        return potential, flow, felt, iterations, residual
 
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictModel(BaseModel):
@@ -90,3 +90,12 @@ class ModelConfig(StrictModel):
     zbl: bool = Field(True, description="add the ZBL core repulsion")
     total_charge: bool = Field(True, description="condition the features on the total charge")
     dtype: Literal["float32", "float64"] = "float32"
+
+    @model_validator(mode="after")
+    def _heads_differ(self) -> "ModelConfig":
+        kinds = [head.kind for head in self.heads]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"heads: expected at most one of each kind, got {', '.join(kinds)}")
+        if "phi" in kinds and "phi-coulomb" in kinds:
+            raise ValueError("heads: phi-coulomb contains phi; expected one of the two, got both")
+        return self
