@@ -21,7 +21,7 @@ from phicalc import fields
 from phicalc.artifact import LoadedModel, ModelMetadata, load_model, model_bytes
 from phicalc.calculator import PhiCalculator
 from phicalc.evaluator import Evaluation, Evaluator
-from phicalc.model.config import ModelConfig
+from phicalc.model.config import ModelConfig, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import build_potential
 from phicalc.workflows.structures import water_box
@@ -109,7 +109,8 @@ def untrained_model(
         backbone=config.backbone.kind,
         heads=[head.kind for head in config.heads],
         supports_total_charge=config.total_charge,
-        basis_size=max((head.basis_size for head in config.heads), default=0),
+        supports_partial_pbc=not any(sums_coulomb(head) for head in config.heads),
+        basis_size=max((getattr(head, "basis_size", 0) for head in config.heads), default=0),
         parameters=sum(parameter.numel() for parameter in potential.parameters()),
         config=config.model_dump(mode="json"),
     )

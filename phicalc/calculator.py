@@ -178,6 +178,10 @@ class PhiCalculator(Calculator):
         if self.atoms is None:
             raise StructureError("expected a structure to calculate, got none; pass atoms")
         _refuse_undefined(properties, self.atoms)
+        if "numbers" in system_changes:
+            # a new structure, or the old one after reset(): a restarted simulation must find the
+            # same bits as one that went on
+            self._evaluator.forget()
         charge = self._total_charge(self.atoms)
         evaluations = self._evaluator(self.atoms, charge)
         self._fill(evaluations, self.atoms)

@@ -102,6 +102,13 @@ class Evaluator:
         self._evaluations += 1
         return evaluations
 
+    def forget(self) -> None:
+        """Drop neighbour lists and solver history: the next result depends on its input alone."""
+        for item in self._lists.values():
+            item.forget()
+        for member in self._members:
+            member.cache.restart()
+
     def _check_support(self, atoms: Atoms, charge: float) -> None:
         for member in self._members:
             metadata = member.model.metadata

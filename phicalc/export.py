@@ -24,6 +24,7 @@ from phicalc.artifact import (
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
+from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
@@ -84,8 +85,9 @@ def describe(checkpoint: Checkpoint, provenance: Provenance | None = None) -> Mo
         dtype=config.dtype,
         backbone=config.backbone.kind,
         heads=[head.kind for head in config.heads],
+        supports_partial_pbc=not any(sums_coulomb(head) for head in config.heads),
         supports_total_charge=config.total_charge,
-        basis_size=max((head.basis_size for head in config.heads), default=0),
+        basis_size=max((getattr(head, "basis_size", 0) for head in config.heads), default=0),
         parameters=sum(parameter.numel() for parameter in potential.parameters()),
         config=config.model_dump(mode="json"),
         provenance=provenance or Provenance(),

@@ -123,6 +123,10 @@ class NeighbourList:
         self.updates += 1
         return self._list.within(self.cutoff, positions)
 
+    def forget(self) -> None:
+        """Drop the list, so that the next update builds one."""
+        self._list = None
+
 
 def build_neighbours(
     positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float

@@ -251,6 +251,9 @@ class SolverCache:
             info.refreshes += 1
 
     def _wants_basis(self) -> bool:
+        if self.size == 0:
+            self.info.mode = "no basis"
+            return False
         if self.policy != "auto":
             self.info.mode = "basis" if self.policy == "always" else "no basis"
             return self.policy == "always"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictModel(BaseModel):
@@ -44,18 +44,65 @@ class PhiConfig(StrictModel):
     )
 
 
+class QEqConfig(StrictModel):
+    """Charge equilibration head (CELLI, arXiv 2501.19179), in its variational form."""
+
+    kind: Literal["qeq"] = "qeq"
+    hardness: float = Field(default=10.0, gt=0, description="starting value of J in eV/e²")
+
+
+class SplitChargeConfig(StrictModel):
+    """Φ with Coulomb: charge flows along the edges in the field of all charges."""
+
+    kind: Literal["phi-coulomb"] = "phi-coulomb"
+    sigma: float = Field(default=2.0, gt=0, description="decay length of the edge weights in Å")
+    hardness: float = Field(
+        default=10.0, gt=0, description="starting value of the site hardness in eV/e²"
+    )
+    base: Literal["formal", "learned"] = Field(
+        default="formal",
+        description="charges before any flow: formal ones, or learned from the features",
+    )
+    formal_charges: dict[str, float] = Field(
+        default_factory=dict, description="charge in e by element symbol; 0 where not given"
+    )
+    coulomb: bool = Field(default=True, description="False leaves the Coulomb energy out, as in Φ")
+
+
+class LocalChargesConfig(StrictModel):
+    """Charges straight from the features plus their Coulomb energy."""
+
+    kind: Literal["local"] = "local"
+
+
 BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind")]
-HeadConfig = Annotated[PhiConfig, Field(discriminator="kind")]
+HeadConfig = Annotated[
+    PhiConfig | QEqConfig | SplitChargeConfig | LocalChargesConfig, Field(discriminator="kind")
+]
+
+
+def sums_coulomb(head: HeadConfig) -> bool:
+    """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
+    return not isinstance(head, PhiConfig) and getattr(head, "coulomb", True)
 
 
 class ModelConfig(StrictModel):
     """A potential: one backbone, any number of electrostatics heads, core repulsion."""
 
     backbone: BackboneConfig = PaiNNConfig()
-    heads: list[HeadConfig] = Field(default_factory=lambda: [PhiConfig()])
+    heads: list[HeadConfig] = [PhiConfig()]
     cutoff: float = Field(default=5.0, gt=0, le=20, description="r_c in Å")
     zbl: bool = Field(default=True, description="add the ZBL core repulsion")
     total_charge: bool = Field(
         default=True, description="condition the features on the total charge"
     )
     dtype: Literal["float32", "float64"] = "float32"
+
+    @model_validator(mode="after")
+    def _heads_differ(self) -> "ModelConfig":
+        kinds = [head.kind for head in self.heads]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"heads: expected at most one of each kind, got {', '.join(kinds)}")
+        if "phi" in kinds and "phi-coulomb" in kinds:
+            raise ValueError("heads: phi-coulomb contains phi; expected one of the two, got both")
+        return self

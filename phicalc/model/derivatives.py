@@ -1,10 +1,12 @@
 """Forces, virial and stress: the only place where gradients of the energy are taken.
 
-The energy depends on the geometry through the edge vectors alone, so one gradient g_e = ∂E/∂r_e
-gives it all: F_i = Σ_{e→i} g_e − Σ_{e←i} g_e and the virial dE/dε = Σ_e sym(g_e ⊗ r_e).
+Networks see the geometry through the edge vectors alone, so one gradient g_e = ∂E/∂r_e gives it
+all: F_i = Σ_{e→i} g_e − Σ_{e←i} g_e and the virial dE/dε = Σ_e sym(g_e ⊗ r_e). Heads with Coulomb
+sums depend on positions and cell besides; what these add, at fixed edge vectors, is −∂E/∂r_i and
+the gradient with respect to a strain of both.
 """
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import torch
 from ase.data import atomic_masses
@@ -32,6 +34,14 @@ def virial_of(edge_gradient: Tensor, edge_vectors: Tensor, edge_batch: Tensor, n
     return 0.5 * (virial + virial.transpose(1, 2))
 
 
+def strained(
+    positions: Tensor, cell: Tensor, strain: Tensor, batch: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Positions (N, 3) and cells (B, 3, 3) | Å under strains (B, 3, 3): x → x (1 + ε)."""
+    shift = torch.bmm(positions[:, None], strain.index_select(0, batch)).squeeze(1)
+    return positions + shift, cell + torch.bmm(cell, strain)
+
+
 class Differentiated(nn.Module):
     """A potential with its forces, virial, stress and, for molecules, dipole.
 
@@ -55,19 +65,26 @@ class Differentiated(nn.Module):
         vectors = graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
         inputs = graph.copy()
         inputs[fields.EDGE_VECTORS] = vectors
+        variables: List[Tensor] = [vectors]
+        if self.potential.needs_positions:
+            positions = graph[fields.POSITIONS].detach().requires_grad_(True)
+            strain = torch.zeros_like(graph[fields.CELL]).requires_grad_(True)
+            inputs[fields.POSITIONS], inputs[fields.CELL] = strained(
+                positions, graph[fields.CELL].detach(), strain, graph[fields.BATCH]
+            )
+            variables = [vectors, positions, strain]
         output: Dict[str, Tensor] = self.potential(inputs)
 
         edge_index, batch = graph[fields.EDGE_INDEX], graph[fields.BATCH]
         num_graphs = graph[fields.TOTAL_CHARGE].shape[0]
-        total: List[Tensor] = [output[fields.ENERGY].sum()]
-        gradient = torch.zeros_like(vectors)
-        if vectors.shape[0] > 0:
-            found = torch.autograd.grad(total, [vectors], create_graph=self.training)[0]
-            assert found is not None
-            gradient = found
-        output[fields.FORCES] = forces_of(gradient, edge_index, batch.shape[0])
+        gradients = self.gradients(output[fields.ENERGY].sum(), variables)
         edge_batch = batch.index_select(0, edge_index[1])
-        virial = virial_of(gradient, vectors, edge_batch, num_graphs)
+        forces = forces_of(gradients[0], edge_index, batch.shape[0])
+        virial = virial_of(gradients[0], vectors, edge_batch, num_graphs)
+        if self.potential.needs_positions:
+            forces = forces - gradients[1]
+            virial = virial + 0.5 * (gradients[2] + gradients[2].transpose(1, 2))
+        output[fields.FORCES] = forces
         output[fields.VIRIAL] = virial
         output[fields.STRESS] = self.stress(virial, graph)
         if fields.CHARGES in output:
@@ -76,6 +93,17 @@ class Differentiated(nn.Module):
             for name in list(output.keys()):
                 output[name] = output[name].detach()
         return output
+
+    def gradients(self, energy: Tensor, variables: List[Tensor]) -> List[Tensor]:
+        """∂E/∂x of each variable, zero for one that E does not depend on."""
+        gradients: List[Tensor] = []
+        if not energy.requires_grad:
+            return [torch.zeros_like(variable) for variable in variables]
+        total: List[Tensor] = [energy]
+        found = torch.autograd.grad(total, variables, create_graph=self.training, allow_unused=True)
+        for gradient, variable in zip(found, variables):
+            gradients.append(torch.zeros_like(variable) if gradient is None else gradient)
+        return gradients
 
     @torch.jit.export
     def energy(self, graph: Dict[str, Tensor]) -> Tensor:

@@ -6,12 +6,26 @@ E = Σ_i [E⁰(Z_i) + readout(hᵀ_i)] + ZBL core repulsion + Σ heads, all sums
 from typing import Dict, List, Mapping, Optional, Sequence
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from phicalc import fields
+from phicalc.electrostatics.atom_parameters import spread_excess
+from phicalc.electrostatics.local_charges import LocalChargesHead
 from phicalc.electrostatics.phi import PhiHead
+from phicalc.electrostatics.qeq import QEqHead
+from phicalc.electrostatics.split_charge import SplitChargeHead
 from phicalc.errors import ConfigError
-from phicalc.model.config import BackboneConfig, HeadConfig, ModelConfig, SchNetConfig
+from phicalc.model.config import (
+    BackboneConfig,
+    HeadConfig,
+    LocalChargesConfig,
+    ModelConfig,
+    QEqConfig,
+    SchNetConfig,
+    SplitChargeConfig,
+    sums_coulomb,
+)
 from phicalc.model.zbl import CoreRepulsion
 from phicalc.nn.painn import PaiNN
 from phicalc.nn.schnet import SchNet
@@ -44,7 +58,35 @@ def build_head(
     config: HeadConfig, features: int, layers: int, elements: List[int], cutoff: float
 ) -> nn.Module:
     """The electrostatics head that a configuration names."""
+    if isinstance(config, QEqConfig):
+        return QEqHead(features, layers, elements, config.hardness)
+    if isinstance(config, LocalChargesConfig):
+        return LocalChargesHead(features, layers, elements)
+    if isinstance(config, SplitChargeConfig):
+        return SplitChargeHead(
+            features,
+            layers,
+            elements,
+            cutoff,
+            config.sigma,
+            config.hardness,
+            formal_charges(config, elements),
+            config.base == "learned",
+            config.coulomb,
+        )
     return PhiHead(features, layers, elements, cutoff, config.sigma, config.mu)
+
+
+def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
+    """Formal charge | e of each element of the model."""
+    symbols = [chemical_symbols[z] for z in elements]
+    unknown = sorted(set(config.formal_charges) - set(symbols))
+    if unknown:
+        raise ConfigError(
+            f"formal_charges: expected elements of the model ({', '.join(symbols)}), "
+            f"got {', '.join(unknown)}"
+        )
+    return [config.formal_charges.get(symbol, 0.0) for symbol in symbols]
 
 
 class Potential(nn.Module):
@@ -94,6 +136,8 @@ class Potential(nn.Module):
             [build_head(h, width, steps, self.elements, self.cutoff) for h in config.heads]
         )
         self.head_names: List[str] = [h.kind for h in config.heads]
+        # Whether the energy depends on positions and cell beyond the edge vectors.
+        self.needs_positions = any(sums_coulomb(h) for h in config.heads)
         self.to(TORCH_DTYPES[config.dtype])
         # What follows stays in float64 whatever the network's dtype.
         self.repulsion = CoreRepulsion(self.elements, self.cutoff)
@@ -157,10 +201,8 @@ class Potential(nn.Module):
         self, charges: Tensor, features: Tensor, total_charge: Tensor, batch: Tensor
     ) -> Tensor:
         """Charges (N,) made to sum to Q: what is missing goes by learned softmax weights."""
-        missing = total_charge - torch.zeros_like(total_charge).index_add(0, batch, charges)
-        weight = torch.nn.functional.softplus(self.excess_charge(features).squeeze(1).double())
-        share = torch.zeros_like(total_charge).index_add(0, batch, weight)
-        return charges + weight * (missing / share).index_select(0, batch)
+        weights = torch.nn.functional.softplus(self.excess_charge(features).squeeze(1).double())
+        return spread_excess(charges, weights, total_charge, batch)
 
 
 def build_potential(

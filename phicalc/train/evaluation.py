@@ -132,7 +132,11 @@ def evaluate_file(
     if directory is not None:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        about = {"model": evaluable.name, "data": path.name, "data_sha256": file_sha256(path)}
+        about: dict[str, object] = {
+            "model": evaluable.name,
+            "data": path.name,
+            "data_sha256": file_sha256(path),
+        }
         if skip:
             about["skipped"] = sorted(set(skip))
         write_json(result, directory / "errors.json", about)

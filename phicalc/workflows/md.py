@@ -122,7 +122,10 @@ class MolecularDynamics:
         OutputError
             A file is in the way, or cannot be written; everything up to the last checkpoint is
             whole, and the run can be restarted from there.
+        StructureError, UnsupportedError
+            The calculator refuses the structure.
         """
+        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
         files = RunFiles(self.folder, self.name, self.settings.formats)
         checkpoint = files.load() if restart else None
         if checkpoint is None:

@@ -13,7 +13,7 @@ from phicalc.errors import OutputError
 from phicalc.workflows.frames import TextFile
 from phicalc.workflows.integrators import Integrator
 
-_WIDTH = 17
+_WIDTH = 19
 
 
 def observables(atoms: Atoms, integrator: Integrator, degrees_of_freedom: int) -> dict[str, float]:
@@ -71,10 +71,11 @@ class LogFile(TextFile):
 
     def append_row(self, row: dict[str, float]) -> None:
         """Write a row, and the names above the first one."""
-        line = "".join(f"{_formatted(value):>{_WIDTH}}" for value in row.values())
+        widths = {name: max(_WIDTH, len(name) + 1) for name in row}
+        lines = ["".join(f"{_formatted(row[name]):>{width}}" for name, width in widths.items())]
         if not self.path.exists() or self.path.stat().st_size == 0:
-            line = "".join(f"{name:>{max(_WIDTH, len(name) + 1)}}" for name in row) + "\n" + line
-        self.append(line + "\n")
+            lines.insert(0, "".join(f"{name:>{width}}" for name, width in widths.items()))
+        self.append("\n".join(lines) + "\n")
 
 
 def read_log(path: str | Path) -> NDArray[np.void]:
@@ -109,7 +110,7 @@ def as_table(rows: list[dict[str, float]]) -> NDArray[np.void]:
 
 
 def _formatted(value: float) -> str:
-    """As an integer where it is one, else with ten significant digits."""
+    """As an integer where it is one, else with twelve significant digits."""
     if float(value).is_integer() and abs(value) < 1e15:
         return str(int(value))
-    return f"{value:.10g}"
+    return f"{value:.12g}"

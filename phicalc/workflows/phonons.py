@@ -176,11 +176,12 @@ class Phonons:
             The relaxation did not converge.
         SimulationError
             Forces that are NaN.
-        UnsupportedError
-            A correction was asked for that the calculator cannot give.
+        StructureError, UnsupportedError
+            The calculator refuses the structure, or cannot give the correction asked for.
         OutputError
             A file is in the way or cannot be written.
         """
+        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
         settings = self.settings
         stem = None
         if self.folder is not None:

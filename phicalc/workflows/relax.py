@@ -164,7 +164,10 @@ class Relaxation:
             The forces became NaN, or the calculator refused a structure.
         OutputError
             A file is in the way or cannot be written.
+        StructureError, UnsupportedError
+            The calculator refuses the structure.
         """
+        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
         trajectory, structure = self._files()
         first = 0
         if trajectory is not None and structure is not None:

@@ -5,7 +5,15 @@ from ase import Atoms
 
 from phicalc import fields
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
-from phicalc.model.config import ModelConfig, PaiNNConfig, PhiConfig, SchNetConfig
+from phicalc.model.config import (
+    LocalChargesConfig,
+    ModelConfig,
+    PaiNNConfig,
+    PhiConfig,
+    QEqConfig,
+    SchNetConfig,
+    SplitChargeConfig,
+)
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import build_potential
 
@@ -19,6 +27,11 @@ BACKBONES = {
 HEADS = {
     "no head": [],
     "phi": [PhiConfig()],
+    "qeq": [QEqConfig()],
+    "phi-coulomb": [SplitChargeConfig(formal_charges={"Na": 1, "Cl": -1})],
+    "phi-coulomb learned": [SplitChargeConfig(base="learned")],
+    "local": [LocalChargesConfig()],
+    "phi + qeq": [PhiConfig(), QEqConfig()],
 }
 
 

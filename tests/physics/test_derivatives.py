@@ -57,12 +57,13 @@ def test_forces_sum_to_zero(model, atoms, tolerance):
 
 def test_stress(exact_model, bulk):
     stress = evaluate(exact_model, bulk)[fields.STRESS][0].numpy()
-    assert np.abs(stress).max() > 1e-4
+    assert np.abs(stress).max() > 5e-5
     assert_allclose(stress, numerical_stress(exact_model, bulk), rtol=0, atol=1e-6)
 
 
 def test_no_stress_unless_periodic_in_three_directions(model, molecule, slab):
-    for atoms in (molecule, slab):
+    takes_slabs = not model.potential.needs_positions
+    for atoms in (molecule, slab) if takes_slabs else (molecule,):
         assert not evaluate(model, atoms)[fields.STRESS].any()
 
 

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule as build_molecule
 from numpy.testing import assert_allclose
 
 from phicalc import fields
+from phicalc.errors import UnsupportedError
+from phicalc.units import COULOMB_CONSTANT
+from tests.conftest import structure
 
 from .models import evaluate
 
@@ -26,6 +30,8 @@ def test_supercell(model, kind, repeats, tolerance, request):
 
 def test_fragments_without_edges_are_additive(model, tolerance):
     """Φ acts along edges: with none between two molecules, nothing of one reaches the other."""
+    if model.potential.needs_positions:
+        pytest.skip("charges feel each other at any distance, see the test below")
     water, ethanol = build_molecule("H2O"), build_molecule("CH3CH2OH")
     ethanol.positions += [30.0, 0.0, 0.0]
     together = evaluate(model, water + ethanol)
@@ -35,6 +41,29 @@ def test_fragments_without_edges_are_additive(model, tolerance):
         if name in together:
             assert_allclose(together[name][: len(water)], apart[0][name], **tolerance)
             assert_allclose(together[name][len(water) :], apart[1][name], **tolerance)
+
+
+@pytest.mark.parametrize("distance", [13.0, 30.0, 100.0])
+@pytest.mark.parametrize("total_charge", [0, 1])
+def test_ions_attract_as_coulomb_says(exact_model, distance, total_charge):
+    """Beyond every cutoff the force between two atoms is k q_A q_B/r², and nothing else."""
+    ions = Atoms("NaCl", [[0.0, 0.0, 0.0], [distance, 0.0, 0.0]])
+    ions.info["charge"] = total_charge
+    output = evaluate(exact_model, ions)
+    expected = 0.0
+    if exact_model.potential.needs_positions:
+        charges = output[fields.CHARGES]
+        assert float(charges.abs().min()) > 1e-3
+        expected = float(COULOMB_CONSTANT * charges[0] * charges[1]) / distance**2
+    assert output[fields.FORCES][1].tolist() == pytest.approx([expected, 0.0, 0.0], abs=1e-9)
+
+
+def test_slabs_are_refused_where_their_sum_is_unknown(exact_model):
+    if not exact_model.potential.needs_positions:
+        assert evaluate(exact_model, structure("slab"))[fields.ENERGY].isfinite()
+        return
+    with pytest.raises(UnsupportedError, match="expected pbc in all three directions or in none"):
+        evaluate(exact_model, structure("slab"))
 
 
 @pytest.mark.parametrize("total_charge", [0.0, 1.0, -2.0])

@@ -21,6 +21,8 @@ from phicalc.errors import (
 from phicalc.workflows.md import MolecularDynamics
 from phicalc.workflows.md_log import read_log
 from phicalc.workflows.md_settings import GuardSettings, MDSettings
+from phicalc.workflows.phonons import Phonons, PhononSettings
+from phicalc.workflows.relax import Relaxation, RelaxSettings
 
 
 class Failing(EMT):
@@ -168,6 +170,19 @@ def test_bad_structures(copper, tmp_path, case):
         MolecularDynamics(atoms, MDSettings(**SETTINGS | changes), tmp_path / "run").run()
     folder = tmp_path / "run"
     assert not folder.exists() or not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["md", "relax", "phonons"])
+def test_a_structure_that_the_calculator_refuses_leaves_nothing(copper, tmp_path, kind):
+    copper.calc = Failing(1, error=UnsupportedError("expected other elements"))
+    simulation = {
+        "md": lambda: MolecularDynamics(copper, MDSettings(**SETTINGS), tmp_path / "run"),
+        "relax": lambda: Relaxation(copper, RelaxSettings(), tmp_path / "run"),
+        "phonons": lambda: Phonons(copper, PhononSettings(), tmp_path / "run"),
+    }[kind]()
+    with pytest.raises(UnsupportedError, match="expected other elements"):
+        simulation.run()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_to(copper, tmp_path):

@@ -1,0 +1,60 @@
+"""Charges straight from the features, and their Coulomb energy: no equations to solve.
+
+The baseline of the charge heads, and their limit of infinite hardness. AIMNet2
+(doi:10.1039/D4SC08572H) and latent Ewald summation (arXiv 2408.15165) work this way.
+"""
+
+from typing import Dict, List
+
+import torch
+from torch import Tensor, nn
+
+from phicalc import fields
+from phicalc.electrostatics.atom_parameters import BaseCharges, PositivePerElement, start_widths
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
+from phicalc.electrostatics.coulomb import apply_coulomb, coulomb_matrices, coulomb_terms
+from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+
+
+class LocalChargesHead(nn.Module):
+    """E = ½ qᵀAq of charges q that the features give; they sum to Q.
+
+    Parameters
+    ----------
+    features, layers
+        width F and number T of the feature tensors h¹ … hᵀ
+    elements
+        atomic numbers of the model, in the order of the species index
+    """
+
+    def __init__(self, features: int, layers: int, elements: List[int]) -> None:
+        super().__init__()
+        self.needs_positions = True
+        self.dense_limit = DENSE_LIMIT
+        self.charges = BaseCharges(features, layers, [0.0] * len(elements), True)
+        self.widths = PositivePerElement(start_widths(elements))
+
+    def forward(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Dict[str, Tensor]:
+        """Per-atom energies and charges, (N,) float64; arguments as of every head."""
+        charges = self.charges(features, species_index, graph)
+        widths = self.widths(species_index)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if num == 1 and widths.shape[0] > self.dense_limit:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
+            )
+            potential = apply_coulomb(terms, charges)
+        else:
+            batch = graph[fields.BATCH]
+            slots, size = row_slots(batch, num)
+            matrices = coulomb_matrices(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
+            )
+            rows = to_rows(charges, slots, num, size)
+            potential = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
+        return {
+            fields.ENERGIES: 0.5 * charges * potential,
+            fields.CHARGES: charges,
+        }

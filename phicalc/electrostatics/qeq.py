@@ -1,0 +1,134 @@
+"""Charge equilibration on learned electronegativities (CELLI, arXiv 2501.19179), variational.
+
+E(q) = Σ χ_i q_i + ½ J_i q_i² + ½ qᵀAq at its minimum over all q with Σq = Q, A the Coulomb matrix
+of Gaussian charges with its self-energy. All of E stays in the energy, so that forces are partial
+derivatives at fixed q. The equilibration is A. K. Rappé's and W. A. Goddard's
+(doi:10.1021/j100161a070).
+
+Two failures belong to the method: charge flows any distance at no cost, so an extended system
+screens like a metal, and distant fragments share a fraction of a charge.
+"""
+
+from typing import Dict, List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from phicalc import fields
+from phicalc.electrostatics.atom_parameters import AtomScalar, PositivePerElement, start_widths
+from phicalc.electrostatics.charge_solvers import (
+    DENSE_LIMIT,
+    check_converged,
+    equilibrate_iteratively,
+)
+from phicalc.electrostatics.coulomb import (
+    apply_coulomb,
+    coulomb_matrices,
+    coulomb_terms,
+    detached,
+)
+from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+
+
+def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:
+    """Charges that minimise Σ χ_i q_i + ½ qᵀKq at Σ q = Q, for each structure of a batch.
+
+    Parameters
+    ----------
+    electronegativity
+        (B, M) | V | χ
+    kernel
+        (B, M, M) | eV/e² | J + A, symmetric, positive definite, zero where padded
+    total_charge
+        (B,) | e
+
+    Returns
+    -------
+    (B, M) | e, zero where padded; differentiable to any order
+    """
+    diagonal = kernel.diagonal(0, 1, 2)
+    real = (diagonal > 0).to(kernel.dtype)
+    padded = kernel + torch.diag_embed(1.0 - real)
+    solved = torch.linalg.solve(padded, torch.stack([-electronegativity * real, real], 2))
+    free, uniform = solved[:, :, 0], solved[:, :, 1]
+    level = (total_charge - free.sum(1)) / uniform.sum(1)
+    charges: Tensor = free + level[:, None] * uniform
+    return charges
+
+
+class QEqHead(nn.Module):
+    """Equilibrated charges and their energy.
+
+    Parameters
+    ----------
+    features, layers
+        width F and number T of the feature tensors h¹ … hᵀ
+    elements
+        atomic numbers of the model, in the order of the species index
+    hardness
+        starting value of J | eV/e²
+    """
+
+    def __init__(
+        self, features: int, layers: int, elements: List[int], hardness: float = 10.0
+    ) -> None:
+        super().__init__()
+        self.needs_positions = True
+        self.dense_limit = DENSE_LIMIT
+        self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
+        self.hardness = PositivePerElement([hardness] * len(elements))
+        self.widths = PositivePerElement(start_widths(elements))
+
+    def forward(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Dict[str, Tensor]:
+        """Per-atom energies and charges, (N,) float64.
+
+        Parameters
+        ----------
+        features
+            T tensors (N, F), node features after each message step
+        species_index
+            (N,) | position of each atom's element in ``elements``
+        graph
+            needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
+        """
+        chi = self.electronegativity(features, species_index)
+        hardness = self.hardness(species_index)
+        widths = self.widths(species_index)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if self.training or num > 1 or widths.shape[0] <= self.dense_limit:
+            charges, potential = self.solve_densely(chi, hardness, widths, graph)
+        else:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
+            )
+            charges, _, residual = equilibrate_iteratively(
+                chi.detach(), hardness.detach(), detached(terms), graph[fields.TOTAL_CHARGE]
+            )
+            check_converged(residual)
+            potential = hardness * charges + apply_coulomb(terms, charges)
+        return {
+            fields.ENERGIES: charges * (chi + 0.5 * potential),
+            fields.CHARGES: charges,
+        }
+
+    def solve_densely(
+        self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """Charges | e and their potential (J + A) q | V, both (N,), from χ, J and σ (N,)."""
+        batch, total_charge = graph[fields.BATCH], graph[fields.TOTAL_CHARGE]
+        num = total_charge.shape[0]
+        slots, size = row_slots(batch, num)
+        kernel = coulomb_matrices(
+            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
+        )
+        kernel = kernel + torch.diag_embed(to_rows(hardness, slots, num, size))
+        chi_rows = to_rows(chi, slots, num, size)
+        if self.training:
+            charges = equilibrate(chi_rows, kernel, total_charge)
+        else:
+            charges = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
+        potential = torch.matmul(kernel, charges[:, :, None]).squeeze(2)
+        return from_rows(charges, slots), from_rows(potential, slots)

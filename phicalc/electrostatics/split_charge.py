@@ -1,0 +1,259 @@
+"""Φ with Coulomb: charge flows along the graph's edges, in the field of all other charges.
+
+Split-charge equilibration (R. A. Nistor et al., doi:10.1063/1.2346671) with bond hardness 1/w_e,
+site hardness J and source s, the negative electronegativity:
+
+    E(p) = Σ_e p_e²/(2 w_e) + Σ_i (½ J_i ρ_i² − s_i ρ_i) + ½ qᵀAq,   ρ_i = Σ_e ± p_e,   q = q⁰ + ρ
+
+Its solution p_e = w_e (φ_i − φ_j), φ = s − Jρ − Aq, ρ = Lφ makes it Poisson's equation on the
+graph, and with A = 0 it is the Φ head with μ = 1/J and c = −1. E is the stationary value of
+
+    F(φ, ρ) = φᵀρ − ½ φᵀLφ + Σ_i (½ J_i ρ_i² − s_i ρ_i) + ½ qᵀAq
+
+in φ and ρ both, so that forces are its partial derivatives at fixed φ and ρ. Charge flows only
+along edges: fragments without an edge between them keep the charges they have.
+"""
+
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from phicalc import fields
+from phicalc.electrostatics.atom_parameters import (
+    AtomScalar,
+    BaseCharges,
+    PositivePerElement,
+    start_widths,
+)
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT, flow_iteratively
+from phicalc.electrostatics.coulomb import (
+    CoulombTerms,
+    apply_coulomb,
+    coulomb_matrices,
+    coulomb_terms,
+    detached,
+)
+from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.laplacian import (
+    apply_laplacian,
+    edge_difference,
+    edge_weights,
+    node_sum,
+    silence_sparse_notice,
+)
+from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+
+
+def laplacian_rows(
+    weights: Tensor, edge_index: Tensor, slots: Tensor, num_structures: int, size: int
+) -> Tensor:
+    """L of every structure of a batch as padded dense blocks (B, M, M), differentiable."""
+    row = slots[edge_index[1]] * size
+    flat = torch.zeros(num_structures * size * size, dtype=weights.dtype, device=weights.device)
+    flat = flat.index_add(0, row + slots[edge_index[0]] % size, -weights)
+    flat = flat.index_add(0, row + slots[edge_index[1]] % size, weights)
+    return flat.view(num_structures, size, size)
+
+
+def flow_potential(source: Tensor, laplacian: Tensor, kernel: Tensor) -> Tensor:
+    """φ of (1 + K L) φ = s, K = J + A, whose flow Lφ minimises E(p) for each structure of a batch.
+
+    Parameters
+    ----------
+    source
+        (B, M) | V | s − A q⁰
+    laplacian, kernel
+        (B, M, M) | e/V and eV/e², both symmetric and positive semidefinite
+
+    Returns
+    -------
+    (B, M) | V; differentiable to any order
+    """
+    system = torch.matmul(kernel, laplacian)
+    system = system + torch.eye(system.shape[1], dtype=system.dtype, device=system.device)
+    potential: Tensor = torch.linalg.solve(system, source[:, :, None]).squeeze(2)
+    return potential
+
+
+class SplitChargeHead(nn.Module):
+    """Charges that flow along the edges of the graph, and their energy.
+
+    Parameters
+    ----------
+    features, layers
+        width F and number T of the feature tensors h¹ … hᵀ
+    elements
+        atomic numbers of the model, in the order of the species index
+    cutoff, sigma
+        r_c and decay length of the edge weights | Å
+    hardness
+        starting value of J | eV/e²
+    formal_charges
+        base charge of each element | e, in the order of the species index
+    learned_base
+        base charges are learned from the features besides
+    coulomb
+        False leaves A out, which makes it a Φ head
+    """
+
+    def __init__(
+        self,
+        features: int,
+        layers: int,
+        elements: List[int],
+        cutoff: float,
+        sigma: float,
+        hardness: float,
+        formal_charges: List[float],
+        learned_base: bool,
+        coulomb: bool,
+    ) -> None:
+        super().__init__()
+        silence_sparse_notice()
+        self.needs_positions = coulomb
+        self.dense_limit = DENSE_LIMIT
+        self.cutoff = cutoff
+        self.sigma = sigma
+        start = [-value for value in pauling_electronegativities(elements)]
+        self.source = AtomScalar(features, layers, start)
+        self.hardness = PositivePerElement([hardness] * len(elements))
+        self.widths = PositivePerElement(start_widths(elements))
+        self.base_charges = BaseCharges(features, layers, formal_charges, learned_base)
+        # Bonds of some pairs of elements let charge through far more easily than others.
+        self.log_conductance = nn.Parameter(torch.zeros(len(elements), len(elements)))
+
+    def forward(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Dict[str, Tensor]:
+        """Per-atom energies, charges q and potential φ, all (N,) float64, and how it was solved.
+
+        Parameters
+        ----------
+        features
+            T tensors (N, F), node features after each message step
+        species_index
+            (N,) | position of each atom's element in ``elements``
+        graph
+            needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold
+            POTENTIAL_GUESS
+        """
+        edge_index = graph[fields.EDGE_INDEX]
+        weights = self.weights(species_index, edge_index, graph[fields.EDGE_VECTORS])
+        source = self.source(features, species_index)
+        hardness = self.hardness(species_index)
+        base = self.base_charges(features, species_index, graph)
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        if self.training or num > 1 or source.shape[0] <= self.dense_limit:
+            potential, flow, felt = self.solve_densely(
+                source, weights, hardness, base, species_index, graph
+            )
+            iterations, residual = 0, 0.0
+        else:
+            potential, flow, felt, iterations, residual = self.solve_iteratively(
+                source, weights, hardness, base, species_index, graph
+            )
+        edge_energy = weights * edge_difference(potential, edge_index) ** 2
+        energies = (
+            potential * flow
+            - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
+            + (0.5 * hardness * flow - source) * flow
+            + 0.5 * (base + flow) * felt
+        )
+        return {
+            fields.ENERGIES: energies,
+            fields.CHARGES: base + flow,
+            fields.POTENTIAL: potential,
+            fields.LAPLACIAN_WEIGHTS: weights,
+            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
+            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
+        }
+
+    def solve_densely(
+        self,
+        source: Tensor,
+        weights: Tensor,
+        hardness: Tensor,
+        base: Tensor,
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """φ | V, ρ | e and the Coulomb potential A q | V, all (N,), for a batch."""
+        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
+        slots, size = row_slots(graph[fields.BATCH], num)
+        matrices = self.coulomb(species_index, graph, size)
+        base_rows = to_rows(base, slots, num, size)
+        right = to_rows(source, slots, num, size)
+        right = right - torch.matmul(matrices, base_rows[:, :, None]).squeeze(2)
+        laplacian = laplacian_rows(weights, edge_index, slots, num, size)
+        kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
+        if self.training:
+            potential = from_rows(flow_potential(right, laplacian, kernel), slots)
+            flow = apply_laplacian(weights, edge_index, potential)
+        else:
+            solved = flow_potential(right.detach(), laplacian.detach(), kernel.detach())
+            potential = from_rows(solved, slots)
+            flow = apply_laplacian(weights.detach(), edge_index, potential)
+        rows = to_rows(base + flow, slots, num, size)
+        felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
+        return potential, flow, felt
+
+    def solve_iteratively(
+        self,
+        source: Tensor,
+        weights: Tensor,
+        hardness: Tensor,
+        base: Tensor,
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tuple[Tensor, Tensor, Tensor, int, float]:
+        """The same for one large structure, without matrices and without derivatives of φ.
+
+        Starts from POTENTIAL_GUESS, if there is one; iterations and residual besides.
+        """
+        edge_index = graph[fields.EDGE_INDEX]
+        right = source.detach()
+        terms: Optional[CoulombTerms] = None
+        constant: Optional[CoulombTerms] = None
+        if self.needs_positions:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS],
+                graph[fields.CELL],
+                graph[fields.PBC],
+                self.widths(species_index),
+            )
+            constant = detached(terms)
+            right = right - apply_coulomb(constant, base.detach())
+        potential, iterations, residual = flow_iteratively(
+            right,
+            weights.detach(),
+            edge_index,
+            hardness.detach(),
+            constant,
+            graph.get(fields.POTENTIAL_GUESS),
+        )
+        flow = apply_laplacian(weights.detach(), edge_index, potential)
+        felt = torch.zeros_like(flow)
+        if terms is not None:
+            felt = apply_coulomb(terms, base + flow)
+        return potential, flow, felt, iterations, residual
+
+    def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
+        """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""
+        symmetric = 0.5 * (self.log_conductance + self.log_conductance.t()).double()
+        i, j = species_index[edge_index[1]], species_index[edge_index[0]]
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
+        return edge_weights(distances, self.cutoff, self.sigma) * symmetric.exp()[i, j]
+
+    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], size: int) -> Tensor:
+        """A (B, M, M) | eV/e², or zeros without Coulomb."""
+        if not self.needs_positions:
+            num = graph[fields.TOTAL_CHARGE].shape[0]
+            return torch.zeros(num, size, size, dtype=torch.float64, device=species_index.device)
+        return coulomb_matrices(
+            graph[fields.POSITIONS],
+            graph[fields.CELL],
+            graph[fields.PBC],
+            graph[fields.BATCH],
+            self.widths(species_index),
+        )

@@ -1,0 +1,371 @@
+"""Vibrational density of states and infrared spectrum from a trajectory."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from ase import Atoms, units
+from numpy.typing import NDArray
+from pydantic import Field
+
+from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.workflows.figures import draw_spectra, save_figure
+from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
+from phicalc.workflows.motion import Motion, read_motion
+from phicalc.workflows.settings import Positive, Settings
+
+Array = NDArray[np.float64]
+QuantumCorrection = Literal["harmonic", "standard", "schofield"]
+
+SPEED_OF_LIGHT = units._c * 1e2 * 1e-15
+"""cm/fs."""
+
+WAVENUMBER_TO_KELVIN = units._hplanck * units._c * 1e2 / units._k
+"""hc/k_B: K per cm⁻¹."""
+
+KM_PER_MOL = units._Nav / (12.0 * units._eps0 * units._c**2) * units._e**2 / units._amu * 1e-3
+"""Integrated absorption N_A |dμ/dQ|² / (12 ε₀ c²) of one mode for 1 e²/u, in km/mol."""
+
+
+class SpectraSettings(Settings):
+    """How a trajectory becomes spectra. Wavenumbers in cm⁻¹, times in fs."""
+
+    correlation_time: Positive = Field(
+        2000.0,
+        description="longest lag of the correlation functions, at most half the trajectory; its "
+        "inverse is the resolution (2000 fs: 17 cm⁻¹)",
+    )
+    window: Literal["hann", "blackman", "none"] = Field(
+        "hann", description="by which the correlation functions fade out"
+    )
+    maximum: Positive = Field(4000.0, description="largest wavenumber")
+    quantum_correction: QuantumCorrection = Field(
+        "harmonic",
+        description="factor that makes a classical correlation function obey detailed balance: "
+        "harmonic βħω/(1−exp(−βħω)), standard 2/(1+exp(−βħω)) or schofield exp(βħω/2)",
+    )
+    temperature: Positive | None = Field(None, description="in K; None: the trajectory's own")
+    interval: Positive | None = Field(
+        None, description="time between frames; None: by the frames themselves"
+    )
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A spectrum on an even grid.
+
+    Attributes
+    ----------
+    wavenumbers
+        (K,) in cm⁻¹.
+    intensity
+        (K,) in `unit`.
+    unit
+        Of the intensity.
+    parts
+        (K,) for each chemical element, adding up to the intensity; empty for infrared spectra.
+    resolution
+        Full width at half height of a sharp line with the Hann window, cm⁻¹.
+    description
+        Temperature, window and corrections, in words.
+    """
+
+    wavenumbers: Array
+    intensity: Array
+    unit: str
+    parts: dict[str, Array]
+    resolution: float
+    description: str
+
+
+@dataclass(frozen=True)
+class SpectraResult:
+    """Spectra of a trajectory.
+
+    Attributes
+    ----------
+    density
+        Vibrational density of states; its integral is three per atom.
+    infrared
+        Infrared spectrum, None where the trajectory has no dipoles.
+    note
+        Why there is no infrared spectrum, None where there is.
+    files
+        What was written.
+    """
+
+    density: Spectrum
+    infrared: Spectrum | None
+    note: str | None
+    files: tuple[Path, ...]
+
+
+class Spectra:
+    """Spectra of a trajectory that has momenta, and for the infrared dipoles.
+
+        result = Spectra("run/md.traj", SpectraSettings(), folder="run").run()
+
+    Molecules need the property `dipole` in the frames; crystals and liquids `polarization`, which
+    `MDSettings(properties=("polarization",))` makes a run write. Writes `spectra.png`,
+    `spectra-density.csv` and `spectra-infrared.csv`.
+
+    Parameters
+    ----------
+    source
+        A trajectory file, or frames.
+    settings
+        How to correlate.
+    folder
+        Where to write; None: nowhere.
+    name
+        Start of the files' names.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Iterable[Atoms],
+        settings: SpectraSettings,
+        folder: str | Path | None = None,
+        name: str = "spectra",
+    ) -> None:
+        self.source = source
+        self.settings = settings
+        self.folder = None if folder is None else Path(folder)
+        self.name = name
+
+    def run(self, *, overwrite: bool = False) -> SpectraResult:
+        """Read, correlate and write.
+
+        Parameters
+        ----------
+        overwrite
+            Replace the files of an earlier call.
+
+        Raises
+        ------
+        DataError
+            The trajectory cannot be read or used.
+        ConfigError
+            Frames too far apart for the largest wavenumber.
+        OutputError
+            A file is in the way or cannot be written.
+        """
+        motion = read_motion(self.source, self.settings.interval)
+        density = vibrational_density(motion, self.settings)
+        infrared, note = None, None
+        try:
+            infrared = infrared_spectrum(motion, self.settings)
+        except UnsupportedError as error:
+            note = str(error)
+        files: tuple[Path, ...] = ()
+        if self.folder is not None:
+            stem = prepare_folder(self.folder) / self.name
+            files = self._write(stem, density, infrared, overwrite)
+        return SpectraResult(density, infrared, note, files)
+
+    def _write(
+        self, stem: Path, density: Spectrum, infrared: Spectrum | None, overwrite: bool
+    ) -> tuple[Path, ...]:
+        tables = {"density": density} | ({} if infrared is None else {"infrared": infrared})
+        paths = [stem.with_name(f"{stem.name}-{kind}.csv") for kind in tables]
+        picture = stem.with_name(f"{stem.name}.png")
+        if not overwrite:
+            refuse_existing(*paths, picture)
+        for path, spectrum in zip(paths, tables.values(), strict=True):
+            with replacing(path) as new:
+                new.write_text(as_csv(spectrum), encoding="utf-8")
+        with replacing(picture) as new:
+            save_figure(draw_spectra(tables), new)
+        return (*paths, picture)
+
+
+def vibrational_density(motion: Motion, settings: SpectraSettings) -> Spectrum:
+    """Density of states from the mass-weighted velocity autocorrelation function.
+
+    Parameters
+    ----------
+    motion
+        The trajectory.
+    settings
+        Lags, window, range.
+
+    Returns
+    -------
+    Spectrum
+        In states per cm⁻¹, three per atom in all, by element in `parts`.
+
+    Notes
+    -----
+    P. H. Berens et al., J. Chem. Phys. 79, 2375 (1983), doi 10.1063/1.446044.
+
+    Raises
+    ------
+    ConfigError
+        Frames too far apart for the largest wavenumber.
+    """
+    lags = _lags(motion, settings)
+    correlations = {
+        str(symbol): _correlation(
+            motion.velocities[:, motion.symbols == symbol].reshape(len(motion.velocities), -1),
+            np.repeat(motion.masses[motion.symbols == symbol], 3),
+            lags,
+        )
+        for symbol in sorted(set(motion.symbols))
+    }
+    states = 3.0 * len(motion.masses) / sum(c[0] for c in correlations.values())
+    parts = {s: states * _transform(c, motion, settings) for s, c in correlations.items()}
+    wavenumbers = _wavenumbers(lags, motion.interval)
+    kept = wavenumbers <= settings.maximum
+    return Spectrum(
+        wavenumbers=wavenumbers[kept],
+        intensity=np.sum(list(parts.values()), axis=0)[kept],
+        unit="states per cm⁻¹",
+        parts={symbol: part[kept] for symbol, part in parts.items()},
+        resolution=_resolution(lags, motion),
+        description=f"{motion.temperature:.0f} K, window {settings.window}",
+    )
+
+
+def infrared_spectrum(motion: Motion, settings: SpectraSettings) -> Spectrum:
+    """Infrared absorption from the autocorrelation function of the dipole's rate of change.
+
+    With the harmonic quantum correction the product of refractive index and absorption is
+    n α(ω) = ∫ ⟨Ṁ(0)·Ṁ(t)⟩ e^{−iωt} dt / (6 ε₀ c V k_B T); the other corrections multiply it by
+    their ratio to the harmonic one.
+
+    Parameters
+    ----------
+    motion
+        The trajectory, with dipoles.
+    settings
+        Lags, window, range, quantum correction, temperature.
+
+    Returns
+    -------
+    Spectrum
+        Of a molecule in km/mol per cm⁻¹, so that the integral over a band is its intensity in
+        km/mol; of a crystal or liquid n α in cm⁻¹.
+
+    Notes
+    -----
+    R. Ramírez et al., J. Chem. Phys. 121, 3973 (2004), doi 10.1063/1.1774986.
+
+    Raises
+    ------
+    UnsupportedError
+        The trajectory has no dipoles.
+    ConfigError
+        Frames too far apart for the largest wavenumber.
+    """
+    if motion.dipoles is None:
+        raise UnsupportedError(
+            "no infrared spectrum: expected the property dipole (molecules) or polarization "
+            "(crystals, liquids) in every frame"
+        )
+    lags = _lags(motion, settings)
+    temperature = settings.temperature or motion.temperature
+    # central differences damp a wave by sin(ω dt) / (ω dt), which is made good below
+    rate = (motion.dipoles[2:] - motion.dipoles[:-2]) / (2.0 * motion.interval)
+    rate -= rate.mean(axis=0)
+    correlation = _correlation(rate, np.ones(3), lags)
+    wavenumbers = _wavenumbers(lags, motion.interval)
+    phase = 2.0 * np.pi * SPEED_OF_LIGHT * wavenumbers * motion.interval
+    damping = np.sinc(phase / np.pi)
+    kept = (wavenumbers <= settings.maximum) & (damping > 0.05)
+    # ⟨Ṁ²⟩ = k_B T |dμ/dQ|² of one mode; e² Å²/fs² over k_B T in e²/u
+    per_mode = units.fs**-2 / (units.kB * temperature)
+    intensity = _transform(correlation, motion, settings)[kept] / damping[kept] ** 2
+    intensity *= per_mode * KM_PER_MOL
+    intensity *= _relative_correction(settings.quantum_correction, wavenumbers[kept], temperature)
+    unit = "km/mol per cm⁻¹"
+    if motion.volume is not None:
+        # km/mol per cm⁻¹ is 1e5 cm² / mol; times molecules per cm³
+        intensity *= 1e5 / units._Nav / (motion.volume * 1e-24)
+        unit = "cm⁻¹"
+    return Spectrum(
+        wavenumbers=wavenumbers[kept],
+        intensity=intensity,
+        unit=unit,
+        parts={},
+        resolution=_resolution(lags, motion),
+        description=f"{temperature:.0f} K, window {settings.window}, quantum correction "
+        f"{settings.quantum_correction}",
+    )
+
+
+def as_csv(spectrum: Spectrum) -> str:
+    """The spectrum as a table; its first line, after "# ", describes it."""
+    names = ["wavenumber", "intensity", *spectrum.parts]
+    columns = [spectrum.wavenumbers, spectrum.intensity, *spectrum.parts.values()]
+    text = io.StringIO()
+    text.write(f"# {spectrum.description}; wavenumber in cm⁻¹, intensity in {spectrum.unit}\n")
+    text.write(",".join(names) + "\n")
+    np.savetxt(text, np.column_stack(columns), fmt="%.8g", delimiter=",")
+    return text.getvalue()
+
+
+def _lags(motion: Motion, settings: SpectraSettings) -> int:
+    """Number of lags, zero included."""
+    limit = 1.0 / (2.0 * SPEED_OF_LIGHT * motion.interval)
+    if settings.maximum > limit:
+        fine = 1.0 / (2.0 * SPEED_OF_LIGHT * settings.maximum)
+        raise ConfigError(
+            f"maximum: expected at most {limit:.0f} cm⁻¹ from frames every {motion.interval:g} fs, "
+            f"got {settings.maximum:g}; write a frame at least every {fine:.3g} fs"
+        )
+    wanted = int(settings.correlation_time / motion.interval) + 1
+    return max(2, min(wanted, (len(motion.velocities) - 2) // 2))
+
+
+def _correlation(signals: Array, weights: Array, lags: int) -> Array:
+    """(lags,) Σ weight ⟨x(0) x(t)⟩ of (T, S) signals, averaged over all starting times."""
+    count = len(signals)
+    total = np.zeros(lags)
+    for block in range(0, signals.shape[1], 64):
+        part = slice(block, block + 64)
+        spectrum = np.fft.rfft(signals[:, part], n=count + lags, axis=0)
+        products = np.fft.irfft(np.abs(spectrum) ** 2, n=count + lags, axis=0)[:lags]
+        total += products @ weights[part]
+    return np.asarray(total / (count - np.arange(lags)))
+
+
+def _transform(correlation: Array, motion: Motion, settings: SpectraSettings) -> Array:
+    """Spectrum of a correlation function per cm⁻¹; its integral is the value at lag zero."""
+    lags = len(correlation)
+    x = np.arange(lags) / lags
+    window = {
+        "hann": 0.5 + 0.5 * np.cos(np.pi * x),
+        "blackman": 0.42 + 0.5 * np.cos(np.pi * x) + 0.08 * np.cos(2.0 * np.pi * x),
+        "none": np.ones(lags),
+    }[settings.window]
+    faded = correlation * window
+    # both signs of the lag, on four times as many points for a smooth curve
+    even = np.concatenate([faded, np.zeros(6 * lags + 1), faded[:0:-1]])
+    return np.asarray(np.fft.rfft(even).real * 2.0 * motion.interval * SPEED_OF_LIGHT)
+
+
+def _wavenumbers(lags: int, interval: float) -> Array:
+    """Grid of `_transform`, cm⁻¹."""
+    return np.asarray(np.fft.rfftfreq(8 * lags, interval * SPEED_OF_LIGHT), dtype=float)
+
+
+def _resolution(lags: int, motion: Motion) -> float:
+    return float(1.0 / (lags * motion.interval * SPEED_OF_LIGHT))
+
+
+def _relative_correction(kind: QuantumCorrection, wavenumbers: Array, temperature: float) -> Array:
+    """The quantum correction over the harmonic one."""
+    energy = WAVENUMBER_TO_KELVIN * wavenumbers / temperature  # βħω
+    boltzmann = np.exp(-energy)
+    factor = {
+        "harmonic": np.ones_like(energy),
+        "standard": 2.0 / (1.0 + boltzmann),
+        "schofield": np.exp(np.minimum(0.5 * energy, 300.0)),
+    }[kind]
+    if kind == "harmonic":
+        return factor
+    safe = np.where(energy > 0.0, energy, 1.0)
+    return np.asarray(np.where(energy > 0.0, factor * (1.0 - boltzmann) / safe, 1.0), dtype=float)
