@@ -18,6 +18,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
+from phicalc.cli import simulate
 from phicalc.errors import PhicalcError
 
 if TYPE_CHECKING:
@@ -52,8 +53,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     add_completion=False,
     epilog="\b\nFrom data to a model:\n  phicalc train config.yaml\n"
-    "  phicalc export run/best.pt -o model.pt\n  phicalc eval model.pt test.extxyz",
+    "  phicalc export run/best.pt -o model.pt\n  phicalc eval model.pt test.extxyz\n\n"
+    "\b\nFrom a model to results:\n  phicalc md model.pt water.xyz -n 10000 -T 300\n"
+    "  phicalc relax model.pt crystal.cif --cell full\n  phicalc phonons model.pt crystal.cif",
 )
+app.add_typer(simulate.commands)
 
 
 def _show_version(wanted: bool) -> None:
@@ -308,7 +312,3 @@ def _bench_table(result: "BenchResult") -> Table:
         cells = [f"{1e3 * seconds:.2f}" for seconds in times]
         table.add_row(str(box.atoms), *cells, f"{box.peak_memory:.0f}")
     return table
-
-
-if __name__ == "__main__":
-    app()

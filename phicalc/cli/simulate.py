@@ -1,0 +1,339 @@
+"""The commands that simulate: md, relax, phonons, spectra. Each calls one class of workflows.
+
+Exit status: 0 done; 2 a mistake in the input; 3 not converged; 4 a simulation that a guard
+stopped; 130 or 143 stopped by SIGINT or SIGTERM, to be taken up again with --restart.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from phicalc.errors import ConfigError, ConvergenceError, PhicalcError, SimulationError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+NOT_CONVERGED, BROKEN_OFF = 3, 4
+
+commands = typer.Typer()
+
+Model = Annotated[Path, typer.Argument(help="Model file.")]
+Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
+Committee = Annotated[
+    list[Path] | None, typer.Option("--committee", help="Further model file; repeatable.")
+]
+Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
+Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
+Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Go on where an earlier run ended.")]
+Fixed = Annotated[str, typer.Option("--fix", help='Atoms that do not move, as "0-9,12".')]
+
+
+@commands.command()
+def md(
+    model: Model,
+    structure: Structure,
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Number of time steps.")],
+    temperature: Annotated[
+        str | None, typer.Option("--temperature", "-T", help='K; "300:600" is a ramp.')
+    ] = None,
+    ensemble: Annotated[
+        str, typer.Option(help="nve, langevin, nose-hoover, bussi, npt or npt-cell.")
+    ] = "langevin",
+    pressure: Annotated[str, typer.Option("--pressure", "-P", help='GPa; "0:5" is a ramp.')] = "0",
+    timestep: Annotated[float, typer.Option(help="fs.")] = 1.0,
+    thermostat_time: Annotated[float, typer.Option(help="fs.")] = 100.0,
+    barostat_time: Annotated[float, typer.Option(help="fs.")] = 1000.0,
+    seed: Annotated[int, typer.Option(help="Of velocities and thermostat.")] = 0,
+    fixed: Fixed = "",
+    rigid_water: Annotated[bool, typer.Option("--rigid-water", help="No O-H vibrations.")] = False,
+    every: Annotated[int, typer.Option(help="Steps between frames and rows of the log.")] = 100,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 1000,
+    extxyz: Annotated[bool, typer.Option("--extxyz", help="Write md.extxyz too.")] = False,
+    properties: Annotated[
+        list[str] | None, typer.Option("--property", help="ASE property to add to frames.")
+    ] = None,
+    max_spread: Annotated[
+        float | None, typer.Option(help="Stop where a committee disagrees more, eV/Å.")
+    ] = None,
+    output: Output = Path("md"),
+    restart: Restart = False,
+    committee: Committee = None,
+    frame: Frame = -1,
+    charge: Charge = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Molecular dynamics, to be stopped and continued at any moment.
+
+    Ctrl-C stops after the step; --restart continues from the last checkpoint, the same to the
+    last bit on one thread.
+
+    \b
+    Examples:
+      phicalc md model.pt water.xyz -n 100000 -T 300 --timestep 0.5
+      phicalc md model.pt water.xyz -n 100000 -T 300 --timestep 0.5 --restart
+      phicalc md model.pt salt.xyz -n 50000 -T 300:900 --ensemble npt -P 0.1
+    """
+    from phicalc.workflows.md import MolecularDynamics
+    from phicalc.workflows.md_settings import GuardSettings, MDSettings
+
+    settings = MDSettings(
+        steps=steps,
+        ensemble=ensemble,
+        timestep=timestep,
+        temperature=None if temperature is None else _ramp(temperature, "temperature"),
+        pressure=_ramp(pressure, "pressure"),
+        thermostat_time=thermostat_time,
+        barostat_time=barostat_time,
+        seed=seed,
+        fixed_atoms=_numbers(fixed),
+        rigid_water=rigid_water,
+        trajectory_every=every,
+        log_every=every,
+        checkpoint_every=checkpoint_every,
+        formats=("traj", "extxyz") if extxyz else ("traj",),
+        properties=tuple(properties or ()),
+        guards=GuardSettings(max_spread=max_spread),
+    )
+    with _exit_codes():
+        atoms = _atoms([model, *(committee or [])], structure, frame, charge, device, threads)
+        result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
+    _say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
+    _say(f"written: {output}/md.log, {', '.join(str(path) for path in result.trajectories)}")
+    if result.stopped_by is not None:
+        _say(f"stopped by {result.stopped_by}; go on with --restart")
+        raise typer.Exit(128 + signal.Signals[result.stopped_by].value)
+
+
+@commands.command()
+def relax(
+    model: Model,
+    structure: Structure,
+    cell: Annotated[str, typer.Option(help="fixed, full, volume or shape.")] = "fixed",
+    pressure: Annotated[float, typer.Option("--pressure", "-P", help="GPa.")] = 0.0,
+    max_force: Annotated[float, typer.Option(help="Largest force left, eV/Å.")] = 0.01,
+    max_stress: Annotated[float, typer.Option(help="Largest stress left, GPa.")] = 0.01,
+    optimizer: Annotated[str, typer.Option(help="bfgs, lbfgs or fire.")] = "bfgs",
+    steps: Annotated[int, typer.Option("--steps", "-n", help="Most steps.")] = 500,
+    keep_symmetry: Annotated[
+        bool, typer.Option("--keep-symmetry", help="Keep the space group.")
+    ] = False,
+    fixed: Fixed = "",
+    output: Output = Path("relax"),
+    restart: Restart = False,
+    frame: Frame = -1,
+    charge: Charge = None,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Relax atoms, and the cell if asked for.
+
+    Exit status 3: not converged; --restart goes on.
+
+    \b
+    Examples:
+      phicalc relax model.pt molecule.xyz
+      phicalc relax model.pt crystal.cif --cell full --keep-symmetry
+      phicalc relax model.pt crystal.cif --cell full -P 5 --max-force 0.001
+    """
+    from phicalc.workflows.relax import Relaxation, RelaxSettings
+
+    settings = RelaxSettings(
+        optimizer=optimizer,
+        steps=steps,
+        max_force=max_force,
+        max_stress=max_stress,
+        cell=cell,
+        pressure=pressure,
+        keep_symmetry=keep_symmetry,
+        fixed_atoms=_numbers(fixed),
+    )
+    with _exit_codes():
+        atoms = _atoms([model], structure, frame, charge, device, threads)
+        result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
+    _say(
+        f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "
+        f"force {result.max_force:.2g} eV/Å"
+    )
+    if result.max_stress is not None:
+        volumes = result.history["volume_A3"]
+        _say(
+            f"volume {volumes[0]:.4f} → {volumes[-1]:.4f} Å³, largest stress "
+            f"{result.max_stress:.2g} GPa"
+        )
+    if result.space_group is not None:
+        _say(f"space group {result.initial_space_group} → {result.space_group}")
+    _say(f"written: {result.structure}, {result.trajectory}")
+
+
+@commands.command()
+def phonons(
+    model: Model,
+    structure: Structure,
+    supercell_length: Annotated[
+        float, typer.Option("--length", help="Of the supercell, Å.")
+    ] = 15.0,
+    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
+    correction: Annotated[
+        str, typer.Option(help="LO-TO: auto, model (the model's own charges) or none.")
+    ] = "auto",
+    born: Annotated[Path | None, typer.Option(help="BORN file in phonopy's format.")] = None,
+    path: Annotated[str | None, typer.Option(help='Special points, as "GXWKGL".')] = None,
+    mesh: Annotated[float, typer.Option(help="Length that sets the q-points, Å.")] = 100.0,
+    relaxed: Annotated[bool, typer.Option("--relax/--no-relax", help="The cell first.")] = True,
+    output: Output = Path("phonons"),
+    restart: Restart = False,
+    frame: Frame = -1,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Phonon bands, density of states, thermal properties and moving pictures of a crystal.
+
+    \b
+    Examples:
+      phicalc phonons model.pt kcl.cif
+      phicalc phonons model.pt kcl.cif --length 20 --born BORN
+    """
+    from phicalc.workflows.phonons import Phonons, PhononSettings
+
+    values: dict[str, Any] = {} if relaxed else {"relax": None}
+    settings = PhononSettings(
+        supercell_length=supercell_length,
+        displacement=displacement,
+        correction=correction,
+        born_file=born,
+        path=path,
+        mesh=mesh,
+        **values,
+    )
+    with _exit_codes():
+        atoms = _atoms([model], structure, frame, None, device, threads)
+        result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
+    if result.relaxation is not None:
+        _say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
+    _say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
+    if result.born is None:
+        _say(f"no LO-TO splitting: {result.note}")
+    else:
+        split = result.gamma((1.0, 0.0, 0.0))
+        _say(
+            f"Γ without splitting {_list(result.gamma())} THz, along the first axis {_list(split)}"
+            f" THz; Born charges of {result.born.source}, sum violated by "
+            f"{result.born.violation:.2g} e"
+        )
+    _say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
+
+
+@commands.command()
+def spectra(
+    trajectory: Annotated[Path, typer.Argument(help="Frames with momenta, as md writes them.")],
+    correlation_time: Annotated[float, typer.Option(help="fs; 2000 resolves 17 cm⁻¹.")] = 2000.0,
+    window: Annotated[str, typer.Option(help="hann, blackman or none.")] = "hann",
+    maximum: Annotated[float, typer.Option(help="Largest wavenumber, cm⁻¹.")] = 4000.0,
+    quantum_correction: Annotated[
+        str, typer.Option(help="harmonic, standard or schofield.")
+    ] = "harmonic",
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "-T", help="K; the trajectory's own.")
+    ] = None,
+    interval: Annotated[float | None, typer.Option(help="Between frames, fs.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False,
+    output: Output = Path("spectra"),
+) -> None:
+    """Vibrational density of states and infrared spectrum from a trajectory.
+
+    \b
+    Examples:
+      phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4
+      phicalc spectra md/md.traj
+    """
+    from phicalc.workflows.spectra import Spectra, SpectraSettings
+
+    settings = SpectraSettings(
+        correlation_time=correlation_time,
+        window=window,
+        maximum=maximum,
+        quantum_correction=quantum_correction,
+        temperature=temperature,
+        interval=interval,
+    )
+    result = Spectra(trajectory, settings, output).run(overwrite=overwrite)
+    if result.note is not None:
+        _say(result.note)
+    _say(f"written: {', '.join(str(path) for path in result.files)}")
+
+
+def _atoms(
+    models: list[Path],
+    structure: Path,
+    frame: int,
+    charge: float | None,
+    device: str,
+    threads: int | None,
+) -> "Atoms":
+    """The structure with its calculator."""
+    from phicalc.calculator import PhiCalculator
+    from phicalc.data.read import read_structures
+
+    frames = read_structures(structure)
+    if not -len(frames) <= frame < len(frames):
+        raise ConfigError(f"--frame: expected one of {len(frames)} structures, got {frame}")
+    atoms = frames[frame]
+    atoms.calc = PhiCalculator(models, device=device, charge=charge, threads=threads)
+    return atoms
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """Exit statuses of their own for what is no mistake in the input."""
+    try:
+        yield
+    except (ConvergenceError, SimulationError) as error:
+        _complain(error)
+        status = NOT_CONVERGED if isinstance(error, ConvergenceError) else BROKEN_OFF
+        raise typer.Exit(status) from None
+
+
+def _complain(error: PhicalcError) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"error: {error}", style="red", markup=False
+    )
+
+
+def _say(text: str) -> None:
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def _list(values: Any) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _ramp(text: str, name: str) -> float | tuple[float, ...]:
+    """One value, or several as in "300:600:300"."""
+    try:
+        values = tuple(float(part) for part in text.split(":"))
+    except ValueError:
+        raise ConfigError(
+            f'{name}: expected a number or a ramp as "300:600", got {text!r}'
+        ) from None
+    return values[0] if len(values) == 1 else values
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Atoms from "0-9,12"."""
+    numbers: list[int] = []
+    try:
+        for part in filter(None, text.split(",")):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ConfigError(f'--fix: expected atoms as "0-9,12", got {text!r}') from None
+    return tuple(numbers)
