@@ -13,8 +13,6 @@ import copy
 import hashlib
 import io
 import json
-import os
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 
 from phicalc import __version__
 from phicalc.errors import ModelFileError, UnsupportedError
+from phicalc.files import write_bytes
 
 FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""
@@ -166,11 +165,11 @@ def save_model(module: nn.Module, path: str | Path, metadata: ModelMetadata) -> 
 
     Raises
     ------
-    ModelFileError
+    OutputError
         The file cannot be written.
     """
     path = Path(path)
-    write_atomically(path, model_bytes(module, metadata))
+    write_bytes(path, model_bytes(module, metadata))
     return path
 
 
@@ -248,23 +247,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
             'use device="cpu" or "auto"'
         )
     return resolved
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a reader never sees half of it.
-
-    Raises
-    ------
-    ModelFileError
-        The folder is missing or not writable.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ModelFileError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _read(path: Path) -> tuple[bytes, str]:

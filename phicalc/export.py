@@ -19,10 +19,10 @@ from phicalc.artifact import (
     Provenance,
     load_model,
     model_bytes,
-    write_atomically,
 )
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError
+from phicalc.files import write_bytes
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
@@ -61,7 +61,9 @@ def export(
     Raises
     ------
     ModelFileError
-        The checkpoint cannot be read, the file cannot be written, or its numbers differ.
+        The checkpoint cannot be read, or the numbers of the file differ.
+    OutputError
+        The file cannot be written.
     """
     checkpoint = load_checkpoint(checkpoint_path, dtype)
     module = Differentiated(checkpoint.potential).eval()
@@ -72,7 +74,7 @@ def export(
     data = model_bytes(module, metadata)
     samples = sample_structures(checkpoint.elements) if structures is None else structures
     verify(module, load_model(data), samples)
-    write_atomically(Path(out_path), data)
+    write_bytes(Path(out_path), data)
     return metadata
 
 

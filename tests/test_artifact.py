@@ -20,7 +20,7 @@ from phicalc.artifact import (
     save_model,
 )
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.errors import ModelFileError, UnsupportedError
+from phicalc.errors import ModelFileError, OutputError, UnsupportedError
 
 from .reference_models import (
     LennardJones,
@@ -101,7 +101,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, content):
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
-    with pytest.raises(ModelFileError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         save_model(LennardJones(), tmp_path / "no" / "model.pt", lennard_jones_metadata())
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from phicalc.artifact import write_atomically
 from phicalc.bench import run_bench
 from phicalc.bench_box import BoxRequest, measure, untrained_model
 from phicalc.errors import ConfigError, ModelFileError, UnsupportedError
+from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig, PaiNNConfig
 
 SMALL = PaiNNConfig(features=8, layers=1, radial=4)
@@ -18,7 +18,7 @@ SMALL = PaiNNConfig(features=8, layers=1, radial=4)
 def model_file(folder, elements=(1, 8), **options):
     config = ModelConfig(backbone=SMALL, cutoff=3.0, zbl=False, **options)
     path = folder / "model.pt"
-    write_atomically(path, untrained_model(config, elements).data)
+    write_bytes(path, untrained_model(config, elements).data)
     return path
 
 

@@ -9,7 +9,7 @@ import phicalc.export
 from phicalc.artifact import load_model, model_bytes, read_metadata
 from phicalc.calculator import PhiCalculator
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.errors import ModelFileError
+from phicalc.errors import ModelFileError, OutputError
 from phicalc.export import COMPARED, TOLERANCES, export, sample_structures, verify
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 
@@ -191,5 +191,5 @@ def test_provenance_that_is_not_understood(tmp_path):
 
 
 def test_a_folder_that_does_not_exist(checkpoint, tmp_path):
-    with pytest.raises(ModelFileError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot write"):
         export(checkpoint, tmp_path / "no" / "model.pt")

@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["checks", "allocator"]
+CHECKS = ["checks", "allocator", "files"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -24,6 +24,7 @@ ROOMS = {
     "envelope": [],
     "checks": GROUND,
     "allocator": GROUND,
+    "files": GROUND,
     "data": [*CHECKS, *GROUND],
     "nn": GROUND,
     "electrostatics": GROUND,
@@ -33,7 +34,7 @@ ROOMS = {
     "train": ["artifact", "model", "data", *CHECKS, *GROUND],
     "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
     "calculator": ["evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
-    "workflows": ["errors", "checks"],
+    "workflows": ["errors", "checks", "files"],
     "bench_box": [
         "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,
     ],

@@ -196,7 +196,7 @@ def labelled(path, seeds):
 
 
 def test_training_commands_run_in_their_order(folder):
-    """The README's configuration, of one epoch, and its commands; the others have tests of their own."""
+    """The README's configuration, of one epoch, and its commands; the rest is tested elsewhere."""
     labelled("train.extxyz.gz", range(4))
     labelled("valid.extxyz.gz", range(4, 6))
     (block,) = blocks("yaml")

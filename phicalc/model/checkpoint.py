@@ -3,8 +3,7 @@
 A checkpoint can always be turned into a model file again (``phicalc export``).
 """
 
-import os
-import tempfile
+import io
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from phicalc.errors import ModelFileError
+from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential, build_potential
 
@@ -31,21 +31,6 @@ class Checkpoint:
     extra: dict[str, Any]
 
 
-def write_atomically(payload: Any, path: Path) -> None:
-    """``torch.save`` into a temporary file beside ``path``, flushed, then renamed onto it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
 def save_checkpoint(
     path: str | Path, potential: Potential, extra: Optional[dict[str, Any]] = None
 ) -> None:
@@ -55,6 +40,11 @@ def save_checkpoint(
     ----------
     extra
         tensors and plain Python values (dicts, lists, strings, numbers) to keep beside the model
+
+    Raises
+    ------
+    OutputError
+        the file cannot be written; an earlier one is as it was
     """
     payload = {
         "kind": KIND,
@@ -64,7 +54,9 @@ def save_checkpoint(
         "state_dict": potential.state_dict(),
         "extra": extra or {},
     }
-    write_atomically(payload, Path(path))
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    write_bytes(Path(path), buffer.getvalue())
 
 
 def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint:

@@ -12,7 +12,7 @@ from ase.constraints import FixBondLengths
 from numpy.typing import NDArray
 
 from phicalc.errors import ConfigError, ModelFileError
-from phicalc.workflows.files import replacing
+from phicalc.files import replacing
 from phicalc.workflows.integrators import State
 
 FORMAT_VERSION = 1

@@ -10,8 +10,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from phicalc.errors import OutputError
+from phicalc.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.checkpoint import Checkpoint
-from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.frames import ExtxyzFile, Mark, TrajFile, as_extxyz
 from phicalc.workflows.md_log import LogFile, as_table, read_log
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from phicalc.errors import SimulationError, UnsupportedError
+from phicalc.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, from_file
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
-from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.frames import as_extxyz
 from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, run_standard_path
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings

@@ -20,8 +20,8 @@ from phicalc.errors import (
     SimulationError,
     UnsupportedError,
 )
+from phicalc.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.constraints import apply_constraints
-from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
 from phicalc.workflows.md_log import as_table
 from phicalc.workflows.settings import Finite, Positive, Settings

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.figures import draw_spectra, save_figure
-from phicalc.workflows.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.motion import Motion, read_motion
 from phicalc.workflows.settings import Positive, Settings
 

@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from phicalc.errors import ConfigError, ModelFileError
+from phicalc import files
+from phicalc.errors import ConfigError, ModelFileError, OutputError
 from phicalc.model import checkpoint as checkpoints
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.config import ModelConfig, PaiNNConfig, PhiConfig
@@ -45,8 +46,8 @@ def test_a_failed_write_leaves_the_old_file(potential, tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(tmp_path / "a.pt", potential)
     assert (tmp_path / "a.pt").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]

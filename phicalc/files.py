@@ -9,6 +9,12 @@ from pathlib import Path
 from phicalc.errors import OutputError
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, see `replacing`."""
+    with replacing(path) as new:
+        new.write_bytes(content)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it replaces `path` in one step when the block succeeds.
