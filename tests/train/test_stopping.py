@@ -7,6 +7,14 @@ import pytest
 from phicalc.train.stopping import stop_on_signals
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_as_in_a_terminal():
+    """A background job of a shell is started with SIGINT ignored; tests may be such a job."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def send(number):
     os.kill(os.getpid(), number)
 
