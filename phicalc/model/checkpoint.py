@@ -99,7 +99,9 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
         if dtype is not None:
             config = ModelConfig.model_validate({**config.model_dump(), "dtype": dtype})
         potential = build_potential(config, payload["elements"])
-        potential.load_state_dict(payload["state_dict"])
+        state = payload["state_dict"]
+        state.setdefault("contact.closest", potential.contact.closest)  # new since format 1 began
+        potential.load_state_dict(state)
     except (KeyError, RuntimeError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(

@@ -93,6 +93,9 @@ class ModelConfig(StrictModel):
     heads: list[HeadConfig] = [PhiConfig()]
     cutoff: float = Field(default=5.0, gt=0, le=20, description="r_c in Å")
     zbl: bool = Field(default=True, description="add the ZBL core repulsion")
+    contact: bool = Field(
+        default=True, description="add a wall below the closest distances of the training data"
+    )
     total_charge: bool = Field(
         default=True, description="condition the features on the total charge"
     )

@@ -1,6 +1,7 @@
 """The potential: the only place where a backbone, electrostatics heads and physics terms meet.
 
-E = Σ_i [E⁰(Z_i) + readout(hᵀ_i)] + ZBL core repulsion + Σ heads, all sums in float64.
+E = Σ_i [E⁰(Z_i) + readout(hᵀ_i)] + ZBL core repulsion + contact wall + Σ heads, all sums in
+float64.
 """
 
 from typing import Dict, List, Mapping, Optional, Sequence
@@ -26,6 +27,7 @@ from phicalc.model.config import (
     SplitChargeConfig,
     sums_coulomb,
 )
+from phicalc.model.contact import ContactRepulsion
 from phicalc.model.zbl import CoreRepulsion
 from phicalc.nn.painn import PaiNN
 from phicalc.nn.schnet import SchNet
@@ -142,6 +144,8 @@ class Potential(nn.Module):
         # What follows stays in float64 whatever the network's dtype.
         self.repulsion = CoreRepulsion(self.elements, self.cutoff)
         self.use_repulsion = config.zbl
+        self.contact = ContactRepulsion(self.elements)
+        self.use_contact = config.contact
         self.use_total_charge = config.total_charge
         index = torch.full([MAX_ATOMIC_NUMBER + 1], -1, dtype=torch.int64)
         index[self.elements] = torch.arange(count)
@@ -175,10 +179,11 @@ class Potential(nn.Module):
         terms: Dict[str, Tensor] = {}
         terms["reference"] = self.reference_energies[index]
         terms["network"] = self.readout(features[-1]).squeeze(1).double() * self.energy_scale
+        distances = torch.linalg.vector_norm(vectors, dim=1)
         if self.use_repulsion:
-            terms["zbl"] = self.repulsion(
-                index, edge_index, torch.linalg.vector_norm(vectors, dim=1)
-            )
+            terms["zbl"] = self.repulsion(index, edge_index, distances)
+        if self.use_contact:
+            terms["contact"] = self.contact(index, edge_index, distances)
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
         for i, head in enumerate(self.heads):

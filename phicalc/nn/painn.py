@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from phicalc.envelope import polynomial_envelope
 from phicalc.nn.radial import BesselBasis
 
+BLOCK: int = 4096
+"""Atoms whose neighbours are gathered at a time, so that no tensor outgrows what is kept for reuse
+between steps (:mod:`phicalc.allocator`)."""
+
 
 def neighbour_rows(
     edge_index: Tensor, edge_vectors: Tensor, num_nodes: int, cutoff: float
@@ -57,6 +61,7 @@ class Message(nn.Module):
         super().__init__()
         self.features = features
         self.first = first
+        self.block = BLOCK
         outputs = 2 if first else 3
         self.senders = nn.Sequential(
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, outputs * features)
@@ -77,18 +82,49 @@ class Message(nn.Module):
         radial, angular
             (N, K, M), (N, 3K, M) | R_k(r) and R_k(r)·r̂, envelope included
         """
-        num_nodes, basis, width = radial.shape
         f = self.features
         x = self.senders(scalars)
         gathered = x[:, :f]
         if not self.first:
             carried = vectors * x[:, None, 2 * f :]
-            gathered = torch.cat([gathered[:, None], carried], 1).view(num_nodes, 4 * f)
-        along = x[:, f : 2 * f].index_select(0, senders).view(num_nodes, width, f)
+            gathered = torch.cat([gathered[:, None], carried], 1).view(scalars.shape[0], 4 * f)
+        along = x[:, f : 2 * f]
+        scalar_sums: List[Tensor] = []
+        vector_sums: List[Tensor] = []
+        for start in range(0, radial.shape[0], self.block):
+            stop = min(start + self.block, radial.shape[0])
+            rows = senders[start * radial.shape[2] : stop * radial.shape[2]]
+            scalar_sum, vector_sum = self.summed(
+                gathered.index_select(0, rows),
+                along.index_select(0, rows),
+                radial[start:stop],
+                angular[start:stop],
+            )
+            scalar_sums.append(scalar_sum)
+            vector_sums.append(vector_sum)
+        if len(scalar_sums) == 1:
+            return scalar_sums[0], vector_sums[0]
+        return torch.cat(scalar_sums), torch.cat(vector_sums)
+
+    def summed(
+        self, gathered: Tensor, along: Tensor, radial: Tensor, angular: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Messages to a block of N atoms from what their M senders carry each.
+
+        Parameters
+        ----------
+        gathered, along
+            (N·M, F or 4F), (N·M, F)
+        radial, angular
+            (N, K, M), (N, 3K, M)
+        """
+        num_nodes, basis, width = radial.shape
+        f = self.features
         channels = 1 if self.first else 4
-        rows = gathered.index_select(0, senders).view(num_nodes, width, channels * f)
-        summed = torch.bmm(radial, rows).view(num_nodes, basis, channels, f)
-        directed = torch.bmm(angular, along).view(num_nodes, 3, basis, f)
+        summed = torch.bmm(radial, gathered.view(num_nodes, width, channels * f))
+        summed = summed.view(num_nodes, basis, channels, f)
+        directed = torch.bmm(angular, along.view(num_nodes, width, f))
+        directed = directed.view(num_nodes, 3, basis, f)
         scalar_sum = (summed[:, :, 0] * self.filters[:, :f]).sum(1)
         vector_sum = (directed * self.filters[:, f : 2 * f]).sum(2)
         if not self.first:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
@@ -27,9 +28,25 @@ def new_potential(config: ModelConfig, data: TrainingData) -> Potential:
         energy_scale=data.energy_scale,
         average_neighbours=data.average_neighbours,
     )
+    potential.contact.closest.copy_(closest_distances(data.train, potential.species_index))
     if data.reference is not None:
         centre_energies(potential, data.train)
     return potential
+
+
+def closest_distances(graphs: Sequence[Data], species_index: Tensor) -> Tensor:
+    """Shortest edge between each pair of elements (S, S) | Å, symmetric; 0 where there is none.
+
+    ``species_index`` (119,) maps atomic numbers to positions in the model's list.
+    """
+    count = int(species_index.max()) + 1
+    closest = torch.full((count * count,), torch.inf, dtype=torch.float64)
+    for graph in graphs:
+        index = species_index[graph[fields.SPECIES]]
+        receiver, sender = index[graph[fields.EDGE_INDEX].flip(0)]
+        distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
+        closest.scatter_reduce_(0, receiver * count + sender, distances, "amin")
+    return torch.where(torch.isinf(closest), 0.0, closest).view(count, count)
 
 
 @torch.no_grad()

@@ -38,6 +38,17 @@ def run_message(message: Message, scalars, vectors, edge_index, edge_vectors):
     return message(scalars, vectors, senders, *radial_and_angular(rows))
 
 
+def test_blocks_of_atoms_change_nothing():
+    edge_index, edge_vectors = random_graph()
+    scalars, vectors = torch.randn(N, F).double(), torch.randn(N, 3, F).double()
+    message = Message(F, K, 0.3, first=False).double()
+    whole = run_message(message, scalars, vectors, edge_index, edge_vectors)
+    message.block = 3
+    blocks = run_message(message, scalars, vectors, edge_index, edge_vectors)
+    for a, b in zip(whole, blocks, strict=True):
+        assert_allclose(a.detach(), b.detach(), atol=1e-13)
+
+
 def test_message_is_equations_7_and_8():
     edge_index, edge_vectors = random_graph()
     scalars, vectors = torch.randn(N, F).double(), torch.randn(N, 3, F).double()

@@ -46,6 +46,7 @@ def make_model(backbone: str, head: str, dtype: str) -> Differentiated:
     with torch.no_grad():
         for parameter in potential.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
+        potential.contact.closest.fill_(1.05)  # so that it acts within the molecules of the suite
     return Differentiated(potential).eval()
 
 
