@@ -21,6 +21,8 @@ class AtomScalar(nn.Module):
         starting value of each element's constant, in the order of the species index
     """
 
+    physical = ("constant",)
+
     def __init__(self, features: int, layers: int, start: List[float]) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.tensor(start, dtype=torch.get_default_dtype()))
@@ -44,6 +46,7 @@ class PositivePerElement(nn.Module):
     The widths of Gaussian charges start at the covalent radii (arXiv 2501.19179).
     """
 
+    physical = ("theta",)
     start: Tensor
 
     def __init__(self, start: List[float]) -> None:

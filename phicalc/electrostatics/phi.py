@@ -38,6 +38,7 @@ class PhiHead(nn.Module):
     """
 
     name: str = "phi"
+    physical = ("base_source", "log_mu", "strength")
 
     def __init__(
         self,

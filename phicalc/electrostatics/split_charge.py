@@ -97,6 +97,8 @@ class SplitChargeHead(nn.Module):
         False leaves A out, which makes it a Φ head
     """
 
+    physical = ("log_conductance",)
+
     def __init__(
         self,
         features: int,

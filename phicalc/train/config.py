@@ -98,6 +98,11 @@ class OptimizerConfig(Section):
     """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
 
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    physical_rate: float = Field(
+        default=1.0,
+        gt=0,
+        description="learning rate of physical parameters (hardnesses, conductances, …) over it",
+    )
     weight_decay: float = Field(
         default=1e-3, ge=0, description="decoupled decay of weight matrices"
     )

@@ -1,4 +1,4 @@
-"""AdamW with weight decay on weight matrices only."""
+"""AdamW with weight decay on weight matrices only, and a pace of its own for physical numbers."""
 
 import torch
 from torch import nn
@@ -10,26 +10,43 @@ def decayed_parameters(module: nn.Module) -> set[str]:
     """Names of the parameters that weight decay may touch.
 
     Those are matrices. Not decayed: biases and scalars (fewer than two dimensions), embeddings,
-    and whatever a module lists by name in an attribute ``no_weight_decay``, such as physical
-    parameters per element, for which zero is no natural value.
+    and physical parameters, for which zero is no natural value.
     """
+    physical = physical_parameters(module)
     names = set()
     for prefix, owner in module.named_modules():
-        exempt = set(getattr(owner, "no_weight_decay", ()))
         for name, parameter in owner.named_parameters(recurse=False):
             full_name = f"{prefix}.{name}" if prefix else name
             embedding = isinstance(owner, nn.Embedding) or "embedding" in full_name
-            if parameter.dim() >= 2 and not embedding and name not in exempt:
+            if parameter.dim() >= 2 and not embedding and full_name not in physical:
                 names.add(full_name)
     return names
 
 
+def physical_parameters(module: nn.Module) -> set[str]:
+    """Names of what modules list in an attribute ``physical``: hardnesses, conductances, …"""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, owner in module.named_modules()
+        for name in getattr(owner, "physical", ())
+    }
+
+
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in two groups: decayed and not."""
-    decayed = decayed_parameters(module)
-    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    """AdamW over the trainable parameters in three groups: decayed, not decayed, physical.
+
+    A group's ``rate_factor`` is its learning rate relative to the configuration's.
+    """
+    decayed, physical = decayed_parameters(module), physical_parameters(module)
+    chosen: list[list[nn.Parameter]] = [[], [], []]
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            group = 0 if name in decayed else 2 if name in physical else 1
+            chosen[group].append(parameter)
+    factors = (1.0, 1.0, config.physical_rate)
     groups = [
-        {"params": [p for n, p in named if n in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for n, p in named if n not in decayed], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": 0.0, "rate_factor": factor}
+        for parameters, factor in zip(chosen, factors, strict=True)
     ]
+    groups[0]["weight_decay"] = config.weight_decay
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)

@@ -202,7 +202,7 @@ class Trainer:
             )
         rate = self.config.optimizer.learning_rate * self.state.schedule.fraction(position.step)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         optimizer.step()
         self.state.average.update()
         position.step += 1

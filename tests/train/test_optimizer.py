@@ -6,7 +6,7 @@ from phicalc.train.optimizer import build_optimizer, decayed_parameters
 
 
 class Net(nn.Module):
-    no_weight_decay = ("hardness",)
+    physical = ("hardness",)
 
     def __init__(self):
         super().__init__()
@@ -20,6 +20,13 @@ class Net(nn.Module):
 
 def test_only_weight_matrices_decay():
     assert decayed_parameters(Net()) == {"linear.weight", "filters"}
+
+
+def test_physical_parameters_go_at_their_own_pace():
+    net = Net()
+    groups = build_optimizer(net, OptimizerConfig(physical_rate=10.0)).param_groups
+    factors = {id(p): group["rate_factor"] for group in groups for p in group["params"]}
+    assert [name for name, p in net.named_parameters() if factors[id(p)] == 10.0] == ["hardness"]
 
 
 def test_a_step_without_gradient_shrinks_matrices_by_the_decay_alone():
