@@ -99,7 +99,7 @@ class OptimizerConfig(Section):
 
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     physical_rate: float = Field(
-        default=1.0,
+        default=10.0,
         gt=0,
         description="learning rate of physical parameters (hardnesses, conductances, …) over it",
     )
