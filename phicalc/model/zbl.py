@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 
 from phicalc.electrostatics.laplacian import node_sum
-from phicalc.envelope import polynomial_envelope
+from phicalc.envelope import steep_envelope
 from phicalc.units import COULOMB_CONSTANT
 
 
@@ -52,5 +52,5 @@ class CoreRepulsion(nn.Module):
         close = (distances < reach).nonzero().squeeze(1)
         i, j, r = i[close], j[close], distances[close]
         pair = screened_repulsion(r, self.numbers[i], self.numbers[j])
-        pair = pair * polynomial_envelope(r / reach[close])
+        pair = pair * steep_envelope(r / reach[close])
         return 0.5 * node_sum(pair, edge_index[:, close], species_index.shape[0])

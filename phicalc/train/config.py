@@ -140,6 +140,9 @@ class TrainConfig(Section):
     """Everything a training run depends on."""
 
     output: Path = Field(description="directory of checkpoints and logs")
+    initial: Path | None = Field(
+        default=None, description="checkpoint to start from; what it lacks starts at random"
+    )
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     loss: LossConfig = LossConfig()

@@ -1,13 +1,17 @@
 """A new potential, set up for its training data."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.errors import ConfigError
+from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential, build_potential
 from phicalc.train.dataset import TrainingData
@@ -16,10 +20,23 @@ from phicalc.train.losses import atoms_per_structure
 CENTRING_STRUCTURES = 64
 
 
-def new_potential(config: ModelConfig, data: TrainingData) -> Potential:
-    """An untrained potential in the scale of its data and right on average.
+def new_potential(
+    config: ModelConfig, data: TrainingData, initial: Path | None = None
+) -> Potential:
+    """A potential to be trained, in the scale of its data and right on average.
 
-    Initial weights come from torch's random state.
+    Parameters
+    ----------
+    initial
+        Checkpoint to take weights from. What it lacks, a new head for one, and all without it,
+        comes from torch's random state.
+
+    Raises
+    ------
+    ConfigError
+        The checkpoint is of other elements, or shares no weights with this model.
+    ModelFileError
+        It cannot be read.
     """
     potential = build_potential(
         config,
@@ -28,10 +45,30 @@ def new_potential(config: ModelConfig, data: TrainingData) -> Potential:
         energy_scale=data.energy_scale,
         average_neighbours=data.average_neighbours,
     )
+    if initial is not None:
+        take_weights(potential, initial)
     potential.contact.closest.copy_(closest_distances(data.train, potential.species_index))
     if data.reference is not None:
         centre_energies(potential, data.train)
     return potential
+
+
+def take_weights(potential: Potential, path: Path) -> None:
+    """Copy all weights that have the same name and shape in a checkpoint."""
+    checkpoint = load_checkpoint(path, potential.config.dtype)
+    if checkpoint.elements != potential.elements:
+        expected, found = (
+            " ".join(chemical_symbols[z] for z in numbers)
+            for numbers in (potential.elements, checkpoint.elements)
+        )
+        raise ConfigError(f"initial: expected a checkpoint for {expected}, got one for {found}")
+    own, given = potential.state_dict(), checkpoint.potential.state_dict()
+    shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if not any(name.startswith("backbone.") for name in shared):
+        raise ConfigError(
+            f"initial: {path} is of another network; expected {potential.config.backbone}"
+        )
+    potential.load_state_dict({**own, **shared})
 
 
 def closest_distances(graphs: Sequence[Data], species_index: Tensor) -> Tensor:

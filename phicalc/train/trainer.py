@@ -121,7 +121,7 @@ class Trainer:
         self.data = data
         self.processes = processes
         torch.manual_seed(config.seed)
-        self.potential = new_potential(config.model, data).to(processes.device)
+        self.potential = new_potential(config.model, data, config.initial).to(processes.device)
         processes.broadcast(self.potential)
         model = Differentiated(self.potential).to(processes.device)
         self.objective = Objective(model, config.loss, processes)

@@ -178,6 +178,22 @@ def test_there_must_be_something_to_resume(config, quiet):
         train(config, resume=True, console=quiet)
 
 
+def test_training_starts_from_another_models_weights(content, quiet, tmp_path):
+    best = train(parse_config(content), console=quiet).best
+    given = load_checkpoint(best).potential.state_dict()
+    heads = [{"kind": "qeq"}]
+    tuned = content | {"initial": str(best), "output": str(tmp_path / "tuned")}
+    config = parse_config(tuned | {"model": content["model"] | {"heads": heads}})
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    for name, value in trainer.potential.state_dict().items():
+        if name.startswith(("backbone.", "readout.")):
+            assert torch.equal(value, given[name]), name
+
+    other = tuned | {"model": content["model"] | {"backbone": {"kind": "painn", "features": 5}}}
+    with pytest.raises(ConfigError, match=r"^initial: .* another network"):
+        train(parse_config(other), console=quiet)
+
+
 def test_another_model_or_other_data_are_not_resumed(content, quiet, argons):
     train(parse_config(content), console=quiet)
     other = content | {"model": content["model"] | {"cutoff": 4.5}}
