@@ -11,7 +11,6 @@ so that Born charges need no second derivative: D_i is to them what the energy i
 
 from typing import Dict, NamedTuple, Optional
 
-import torch
 from torch import Tensor
 
 from phicalc import fields

@@ -227,7 +227,7 @@ class Potential(nn.Module):
         response = FieldResponse(none[0], none[0], none)
         for head in self.heads:
             if hasattr(head, "response"):
-                response = head.response(features, index, graph)
+                response = head.response(features, index, graph)  # type: ignore[operator]
         return response
 
     def require_field(self) -> None:
