@@ -95,6 +95,7 @@ def flow_iteratively(
     guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    rounding: float = ROUNDING,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
 
@@ -125,7 +126,7 @@ def flow_iteratively(
     flow = laplace(adjacency, degree, residual)
     rho = float(torch.dot(residual, flow))
     norm = float(torch.dot(source, laplace(adjacency, degree, source)))
-    norm = norm + ROUNDING * float(torch.dot(degree, source * source))
+    norm = norm + rounding * float(torch.dot(degree, source * source))
     target = norm * tolerance**2
     direction, direction_flow = residual, flow
     iterations = 0
