@@ -107,14 +107,8 @@ class Evaluator:
         self._evaluations += 1
         return evaluations
 
-    def moments(self, evaluations: Sequence[Evaluation]) -> list[Tensor]:
-        """Each model's P·V (3,) | e·Å of a structure that was just evaluated."""
-        with _threads(self.threads):
-            pairs = zip(self.models, evaluations, strict=True)
-            return [model.call("moment", done.graph).cpu() for model, done in pairs]
-
     def responses(self, evaluations: Sequence[Evaluation]) -> list[Graph]:
-        """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of it."""
+        """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of what was just evaluated."""
         with _threads(self.threads):
             pairs = zip(self.models, evaluations, strict=True)
             outputs = [model.response(done.graph) for model, done in pairs]

@@ -97,6 +97,15 @@ def driven_charges(
     return -node_sum(weights * drops, edge_index, like.shape[0])
 
 
+def flow_moment(base: Tensor, flows: Tensor, graph: Dict[str, Tensor]) -> Tensor:
+    """P V (B, 3) | e·Å of base charges (N,) | e and the flow of every edge (E,) | e."""
+    batch, vectors = graph[fields.BATCH], graph[fields.EDGE_VECTORS]
+    moment = base[:, None] * graph[fields.POSITIONS]
+    # every edge stands twice in the list, hence the half
+    moment = moment - 0.5 * node_sum(flows[:, None] * vectors, graph[fields.EDGE_INDEX], len(base))
+    return torch.zeros_like(graph[fields.CELL][:, 0]).index_add(0, batch, moment)
+
+
 class SplitChargeHead(nn.Module):
     """Charges that flow along the edges of the graph, and their energy.
 
@@ -147,7 +156,7 @@ class SplitChargeHead(nn.Module):
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Dict[str, Tensor]:
-        """Per-atom energies, charges q and potential φ, all (N,) float64, and how it was solved.
+        """Per-atom energies, charges q and potential φ, all (N,) float64, MOMENT, and the solve.
 
         Parameters
         ----------
@@ -194,7 +203,7 @@ class SplitChargeHead(nn.Module):
         if outside is not None:
             self.base_charges.require_constant(species_index, graph)
             energies = energies + base * outside
-        return {
+        output = {
             fields.ENERGIES: energies,
             fields.CHARGES: base + flow,
             fields.POTENTIAL: potential,
@@ -202,6 +211,9 @@ class SplitChargeHead(nn.Module):
             fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
             fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
+        if self.needs_positions:
+            output[fields.MOMENT] = flow_moment(base, weights * differences, graph)
+        return output
 
     def solve_densely(
         self,
@@ -294,9 +306,7 @@ class SplitChargeHead(nn.Module):
         differences = edge_difference(potential, edge_index)
         if drops is not None:
             differences = differences - drops
-        # every edge stands twice in the list, hence the halves
-        moment = torch.mv(graph[fields.POSITIONS].t(), base)
-        moment = moment - 0.5 * torch.mv(vectors.t(), weights * differences)
+        moment = flow_moment(base, weights * differences, graph)[0]
         mixed: List[Tensor] = []
         polarisability: List[Tensor] = []
         for axis in range(3):

@@ -120,13 +120,8 @@ class Differentiated(nn.Module):
         return output[fields.ENERGY]
 
     @torch.jit.export
-    def moment(self, graph: Dict[str, Tensor]) -> Tensor:
-        """P·V (3,) | e·Å of one structure: edge-flow polarisation, or Σ q r of a molecule."""
-        return self.potential.response(graph).moment.detach()
-
-    @torch.jit.export
     def response(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """MOMENT, BORN_CHARGES and POLARISABILITY of one structure, exact and at clamped ions.
+        """MOMENT (1, 3), BORN_CHARGES and POLARISABILITY of one structure, exact, ions clamped.
 
         Raises
         ------
@@ -145,7 +140,7 @@ class Differentiated(nn.Module):
             of_edges = forces_of(gradients[0], graph[fields.EDGE_INDEX], positions.shape[0])
             born.append(of_edges - gradients[1])
         return {
-            fields.MOMENT: found.moment.detach(),
+            fields.MOMENT: found.moment.detach()[None],
             fields.BORN_CHARGES: torch.stack(born, 1).detach(),
             fields.POLARISABILITY: found.polarisability.detach(),
         }

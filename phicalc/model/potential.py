@@ -221,6 +221,8 @@ class Potential(nn.Module):
             The heads, or the head and the structure, give no polarisation.
         """
         self.require_field()
+        if graph[fields.TOTAL_CHARGE].shape[0] != 1:
+            raise UnsupportedError("expected one structure for a response, got a batch of several")
         index = self.species_index[graph[fields.SPECIES]]
         features = self.features(index, graph)
         none = torch.zeros_like(graph[fields.CELL][0])
