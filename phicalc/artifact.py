@@ -43,6 +43,7 @@ UNITS: Final[dict[str, str]] = {
     "charge": "e",
     "potential": "V",
     "dipole": "e·Å",
+    "field": "V/Å",
 }
 
 
@@ -142,6 +143,12 @@ class LoadedModel:
         with _evaluation():
             output: Tensor = getattr(self.module, method)(graph)
         return output
+
+    def response(self, graph: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the exported method ``response`` gives: polarisation, Born charges and more."""
+        with _evaluation():
+            outputs: dict[str, Tensor] = self.module.response(graph)
+        return outputs
 
     @property
     def sha256(self) -> str:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, resolve_device
-from phicalc.checks import check_total_charge
+from phicalc.checks import check_field, check_finite, check_total_charge
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
+from phicalc.response import RESPONSE, refuse_field, response
 
 Array = NDArray[np.float64]
 ModelSource = str | Path | LoadedModel
@@ -53,9 +54,14 @@ class PhiCalculator(Calculator):
     One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
     (N, 3) eV/Å, stress (6,) eV/Å³ in ASE's order and sign (cells periodic in three directions
     only), charges (N,) e, and dipole (3,) e·Å (non-periodic only; about the centre of mass).
+    Computed only when asked for: polarization (3,) e/Å², born_effective_charges (N, 3, 3) e and
+    dielectric_tensor (3, 3); see :mod:`phicalc.response` for who has them.
 
-    The total charge is ``atoms.info["charge"]``, else ``charge``, else 0. It is read anew at every
-    request: changing it invalidates earlier results, and ``atoms.info`` is never written.
+    The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
+    field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
+    request: changing them invalidates earlier results, and ``atoms.info`` is never written. In a
+    field f the energy is E − f·PV, P·V the dipole about the origin or the polarisation times the
+    volume, of the positions as given; stress is its derivative at this f.
 
     On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
     the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed.
@@ -70,6 +76,8 @@ class PhiCalculator(Calculator):
         Å added to the cutoff of the neighbour list, which is rebuilt when it is used up.
     charge : float, optional
         Total charge in e of structures that do not name their own.
+    field : sequence of three floats, optional
+        Electric field in V/Å of structures that do not name their own.
     cache : bool
         Keep the electrostatic potential and the Laplacian eigenbasis from step to step. They
         speed up the solve and do not change its result.
@@ -82,7 +90,7 @@ class PhiCalculator(Calculator):
         A model file is missing, damaged or foreign.
     UnsupportedError
         No such device; when asked to calculate: unknown elements, or a total charge that the
-        model was not made for.
+        model was not made for, or an electric field that the heads cannot feel.
     StructureError
         When asked to calculate: no atoms, NaN positions, a flat cell, atoms on one spot.
 
@@ -96,6 +104,7 @@ class PhiCalculator(Calculator):
     name = "phicalc"
     implemented_properties = [  # noqa: RUF012 - ASE's own convention
         "energy", "free_energy", "energies", "forces", "stress", "charges", "dipole",
+        *RESPONSE,
     ]  # fmt: skip
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
@@ -106,6 +115,7 @@ class PhiCalculator(Calculator):
         device: str = "auto",
         skin: float = 1.0,
         charge: float | None = None,
+        field: Sequence[float] | None = None,
         cache: bool = True,
         threads: int | None = None,
     ) -> None:
@@ -116,12 +126,13 @@ class PhiCalculator(Calculator):
         if threads is not None and threads < 1:
             raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
         self.charge = None if charge is None else check_total_charge(charge)
+        self.field = None if field is None else check_field(field)
         self._skin = skin
         self._cache = cache
         self._threads = threads
         self._device = device
         self._details = _Details()
-        self._evaluated_charge = 0.0
+        self._conditions = (0.0, np.zeros(3))
         self._load(sources)
 
     def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
@@ -129,7 +140,7 @@ class PhiCalculator(Calculator):
         self.device = resolve_device(self._device)
         self.models = [self._loaded(source) for source in sources]
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
-        self._last: Evaluation | None = None
+        self._evaluations: list[Evaluation] = []
         self._seconds = 0.0
 
     def _loaded(self, source: ModelSource | bytes) -> LoadedModel:
@@ -140,9 +151,12 @@ class PhiCalculator(Calculator):
     # --- ASE's interface ------------------------------------------------------------------------
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """ASE's list of changes since the last calculation, the total charge included."""
+        """ASE's list of changes since the last calculation, total charge and field included."""
         changes: list[str] = super().check_state(atoms, tol)
-        if not changes and self._total_charge(atoms) != self._evaluated_charge:
+        charge, field = self._conditions
+        if not changes and not (
+            self._total_charge(atoms) == charge and np.array_equal(self._field(atoms), field)
+        ):
             changes = ["info"]
         return changes
 
@@ -154,7 +168,11 @@ class PhiCalculator(Calculator):
     def _forget_results(self) -> None:
         self.results = {}
         self._details = _Details()
-        self._last = None
+        self._evaluations = []
+
+    @property
+    def _last(self) -> Evaluation | None:
+        return self._evaluations[0] if self._evaluations else None
 
     def calculate(
         self,
@@ -164,6 +182,9 @@ class PhiCalculator(Calculator):
     ) -> None:
         """Evaluate the model once and fill ``results`` with all that the structure allows.
 
+        What answers to a field (`RESPONSE`) comes only if named, and then from this evaluation or,
+        where nothing changed, from the last one.
+
         Raises
         ------
         PropertyNotImplementedError
@@ -172,6 +193,21 @@ class PhiCalculator(Calculator):
             See the class; nothing is left in ``results`` then.
         """
         start = time.perf_counter()
+        asked = [name for name in properties if name in RESPONSE]
+        changed = system_changes or (atoms is not None and self.check_state(atoms))
+        if changed or not self._evaluations or len(asked) < len(properties):
+            self._evaluate(atoms, properties, system_changes)
+        if asked:
+            assert self.atoms is not None
+            self.results.update(response(self._evaluator, self._evaluations, asked, self.atoms))
+        self._seconds += time.perf_counter() - start
+        for name in properties:
+            if name not in self.results:
+                raise PropertyNotImplementedError(f"this model does not give {name}")
+
+    def _evaluate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
         self._forget_results()
         if atoms is not None:
             self.atoms = atoms.copy()
@@ -182,14 +218,18 @@ class PhiCalculator(Calculator):
             # a new structure, or the old one after reset(): a restarted simulation must find the
             # same bits as one that went on
             self._evaluator.forget()
-        charge = self._total_charge(self.atoms)
-        evaluations = self._evaluator(self.atoms, charge)
+        charge, field = self._total_charge(self.atoms), self._field(self.atoms)
+        if field.any():
+            refuse_field(self.models, self.atoms, charge)
+        evaluations = self._evaluator(self.atoms, charge, field)
         self._fill(evaluations, self.atoms)
-        self._evaluated_charge = charge
-        self._seconds += time.perf_counter() - start
-        for name in properties:
-            if name not in self.results:
-                raise PropertyNotImplementedError(f"this model does not give {name}")
+        self._conditions = (charge, field)
+
+    def _field(self, atoms: Atoms) -> Array:
+        field = atoms.info.get("external_field")
+        if field is None:
+            field = self.field
+        return np.zeros(3) if field is None else check_field(field)
 
     def _total_charge(self, atoms: Atoms) -> float:
         charge = atoms.info.get("charge")
@@ -214,7 +254,7 @@ class PhiCalculator(Calculator):
             results["charges"] = mean[fields.CHARGES]
         if fields.DIPOLE in mean and not atoms.pbc.any():
             results["dipole"] = mean[fields.DIPOLE][0]
-        _check_finite(results)
+        check_finite(results)
         terms = {
             name.removeprefix(_TERM): float(value[0])
             for name, value in mean.items()
@@ -226,7 +266,7 @@ class PhiCalculator(Calculator):
             deviations = np.array([output[fields.FORCES].numpy() - forces for output in outputs])
             self._details.energy_spread = float(np.std(energies))
             self._details.forces_spread = np.sqrt((deviations**2).sum(axis=2).mean(axis=0))
-        self._last = evaluations[0]
+        self._evaluations = evaluations
         self.results = results
 
     # --- beyond ASE's properties ----------------------------------------------------------------
@@ -331,7 +371,7 @@ class PhiCalculator(Calculator):
         self._load(models)
 
 
-_REBUILT = {"device", "models", "_evaluator", "_last", "_seconds"}
+_REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds"}
 
 
 def _refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:
@@ -363,16 +403,3 @@ def _means(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Array]:
     if len(outputs) == 1:
         return {name: outputs[0][name].numpy() for name in names}
     return {name: torch.stack([o[name] for o in outputs]).mean(0).numpy() for name in names}
-
-
-def _check_finite(results: dict[str, Any]) -> None:
-    """A NaN is an error where it arises, not a hundred steps later."""
-    bad = [name for name, value in results.items() if not np.isfinite(value).all()]
-    if not bad:
-        return
-    rows = np.flatnonzero(~np.isfinite(results["forces"]).all(axis=1))
-    where = f" (forces on {len(rows)} atoms, first {rows[0]})" if len(rows) else ""
-    raise StructureError(
-        f"expected finite results, got NaN or infinity in {', '.join(bad)}{where}; the structure "
-        "is far from all that the model was trained on: look for atoms too close to each other"
-    )

@@ -4,7 +4,7 @@ Every function takes plain numpy arrays, costs microseconds and raises a typed e
 `phicalc.errors`, so that the calculator can call it at every step of a simulation.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -173,6 +173,45 @@ def check_total_charge(charge: object) -> float:
             'set atoms.info["charge"] or charge= to a number'
         )
     return value
+
+
+def check_field(field: object) -> NDArray[np.float64]:
+    """A uniform electric field as three finite numbers, in V/Å.
+
+    Raises
+    ------
+    StructureError
+        Not three finite numbers.
+    """
+    try:
+        value = np.array(field, dtype=np.float64)
+    except (TypeError, ValueError):
+        value = np.array(np.nan)
+    if value.shape != (3,) or not np.isfinite(value).all():
+        raise StructureError(
+            f"expected an electric field as three finite numbers in V/Å, got {field!r}; "
+            'set atoms.info["external_field"] or field= to (x, y, z)'
+        )
+    return value
+
+
+def check_finite(results: Mapping[str, ArrayLike]) -> None:
+    """A NaN is an error where it arises, not a hundred steps later.
+
+    Raises
+    ------
+    StructureError
+        A result holds NaN or infinity.
+    """
+    bad = [name for name, value in results.items() if not np.isfinite(value).all()]
+    if not bad:
+        return
+    rows = np.flatnonzero(~np.isfinite(np.asarray(results["forces"])).all(axis=1))
+    where = f" (forces on {len(rows)} atoms, first {rows[0]})" if len(rows) else ""
+    raise StructureError(
+        f"expected finite results, got NaN or infinity in {', '.join(bad)}{where}; the structure "
+        "is far from all that the model was trained on: look for atoms too close to each other"
+    )
 
 
 def check_structure(

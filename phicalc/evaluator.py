@@ -63,6 +63,7 @@ class Evaluator:
     def __init__(
         self, models: Sequence[LoadedModel], skin: float, cache: bool, threads: int | None
     ) -> None:
+        self.models = list(models)
         self.device = models[0].device
         self.cache = cache
         self.threads = threads
@@ -77,8 +78,10 @@ class Evaluator:
         self._seconds = dict.fromkeys(("neighbours", "electrostatics", "model"), 0.0)
         self._evaluations = 0
 
-    def __call__(self, atoms: Atoms, charge: float) -> list[Evaluation]:
-        """Evaluate every model on one structure of total charge ``charge`` (e).
+    def __call__(
+        self, atoms: Atoms, charge: float, field: NDArray[np.float64] | None = None
+    ) -> list[Evaluation]:
+        """Evaluate every model on one structure of total charge | e in a field (3,) | V/Å.
 
         Raises
         ------
@@ -94,6 +97,8 @@ class Evaluator:
         with _threads(self.threads), torch.inference_mode(False):
             self._set_species(atoms)
             shared = self._structure_tensors(atoms, charge)
+            if field is not None and field.any():
+                shared[fields.FIELD] = torch.from_numpy(field[None]).to(self.device)
             edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
             evaluations = [
                 self._evaluate(member, {**shared, **edges[member.model.metadata.cutoff]})
@@ -101,6 +106,13 @@ class Evaluator:
             ]
         self._evaluations += 1
         return evaluations
+
+    def responses(self, evaluations: Sequence[Evaluation]) -> list[Graph]:
+        """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of what was just evaluated."""
+        with _threads(self.threads):
+            pairs = zip(self.models, evaluations, strict=True)
+            outputs = [model.response(done.graph) for model, done in pairs]
+        return [{name: value.cpu() for name, value in output.items()} for output in outputs]
 
     def forget(self) -> None:
         """Drop neighbour lists and solver history: the next result depends on its input alone."""

@@ -17,6 +17,7 @@ EDGE_SHIFTS: Final = "edge_shifts"  # (E, 3) float64 | - | integer cell translat
 EDGE_VECTORS: Final = "edge_vectors"  # (E, 3) float64 | Å | r_j + S·cell − r_i
 BATCH: Final = "batch"  # (N,) int64 | - | structure of each atom, ascending
 TOTAL_CHARGE: Final = "total_charge"  # (B,) float64 | e | total charge Q
+FIELD: Final = "field"  # (B, 3) float64 | V/Å | optional: uniform electric field; absent: zero
 BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenbasis
 POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
 
@@ -31,6 +32,9 @@ DIPOLE: Final = "dipole"  # (B, 3) float64 | e·Å | non-periodic structures onl
 POTENTIAL: Final = "potential"  # (N,) float64 | V | φ of the Φ head
 SOURCE: Final = "source"  # (N,) float64 | V | s, what the atoms' features put into φ
 SCREENING: Final = "screening"  # (1,) float64 | e/V | μ of the Φ head
+MOMENT: Final = "moment"  # (B, 3) float64 | e·Å | P·V by the flow on edges; Σ q r of molecules
+BORN_CHARGES: Final = "born_charges"  # (N, 3, 3) float64 | e | [a, i, j]: ∂(P·V)_i/∂r_a,j
+POLARISABILITY: Final = "polarisability"  # (3, 3) float64 | e·Å²/V | ∂(P·V)_i/∂field_j, ions fixed
 LAPLACIAN_WEIGHTS: Final = "laplacian_weights"  # (E,) float64 | e/V | edge weights w of L
 SOLVER_ITERATIONS: Final = "solver_iterations"  # (1,) int64 | - | CG iterations; 0: direct solve
 SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residual of the solve

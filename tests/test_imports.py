@@ -33,7 +33,9 @@ ROOMS = {
     "export": ["artifact", "model", "data", *CHECKS, *GROUND],
     "train": ["artifact", "model", "data", *CHECKS, *GROUND],
     "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
-    "calculator": ["evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+    "response": ["evaluator", "artifact", *CHECKS, *GROUND],
+    "calculator": [
+        "response", "evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [
         "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.main import get_command
@@ -21,6 +22,8 @@ from phicalc.cli import app
 from phicalc.electrostatics.poisson import DIRECT_LIMIT
 from phicalc.train.config import load_config, parse_config
 from phicalc.workflows.structures import salt_water, water_box
+
+from .test_response import served
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,9 +90,12 @@ def test_outputs_table_is_what_the_calculator_gives():
     liquid = salt_water(n_water=6, n_pairs=1, seed=0)
     cluster = Atoms(liquid.symbols[:3], liquid.positions[:3])
     found = {}
-    for atoms in (liquid, cluster):
-        atoms.calc = PhiCalculator(MODEL)
+    crystal = bulk("NaCl", "rocksalt", a=5.64)
+    for atoms in (liquid, cluster, crystal):
+        atoms.calc = PhiCalculator(served("formal") if atoms is crystal else MODEL)
         atoms.get_potential_energy()
+        if atoms is crystal:
+            atoms.calc.get_property("born_effective_charges", atoms)
         for name, value in atoms.calc.results.items():
             shape = tuple({"N": len(atoms)}.get(n, n) for n in re.findall(r"\w+", table[name][0]))
             assert np.shape(value) == tuple(int(n) for n in shape), name

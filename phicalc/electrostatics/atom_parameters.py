@@ -8,6 +8,7 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 
 from phicalc import fields
+from phicalc.errors import UnsupportedError
 
 
 class AtomScalar(nn.Module):
@@ -83,7 +84,10 @@ def spread_excess(charges: Tensor, weights: Tensor, total_charge: Tensor, batch:
 
 
 class BaseCharges(nn.Module):
-    """Charges that sum to Q before any charge flows: formal ones, or learned from the features.
+    """Charges that sum to Q before any charge flows.
+
+    What the charges of the elements lack of Q is shared: by learned weights, which depend on the
+    features, or evenly with ``base="constant"``, where no base charge may move with the atoms.
 
     Parameters
     ----------
@@ -91,26 +95,52 @@ class BaseCharges(nn.Module):
         width F and number T of the feature tensors h¹ … hᵀ
     formal
         charge of each element | e, in the order of the species index
-    learned
-        add a learned function of the features to them
+    base
+        "formal": these alone; "constant": plus a learned number per element; "learned": plus a
+        learned function of the features
     """
 
     formal: Tensor
 
-    def __init__(self, features: int, layers: int, formal: List[float], learned: bool) -> None:
+    def __init__(self, features: int, layers: int, formal: List[float], base: str) -> None:
         super().__init__()
-        self.learned = learned
+        self.base = base
         self.register_buffer("formal", torch.tensor(formal, dtype=torch.float64), persistent=False)
-        self.scalar = AtomScalar(features, layers if learned else 0, [0.0] * len(formal))
-        self.scalar.requires_grad_(learned)
+        steps = layers if base == "learned" else 0
+        self.scalar = AtomScalar(features, steps, [0.0] * len(formal))
+        self.scalar.requires_grad_(base != "formal")
         self.excess = nn.Linear(features, 1)
+        self.excess.requires_grad_(base != "constant")
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Tensor:
         """(N,) float64 | e; needs BATCH and TOTAL_CHARGE."""
         charges = self.formal.double()[species_index]
-        if self.learned:
+        if self.base != "formal":
             charges = charges + self.scalar(features, species_index)
-        weights = torch.nn.functional.softplus(self.excess(features[-1]).squeeze(1).double())
+        if self.base == "constant":
+            weights = torch.ones_like(charges)
+        else:
+            weights = torch.nn.functional.softplus(self.excess(features[-1]).squeeze(1).double())
         return spread_excess(charges, weights, graph[fields.TOTAL_CHARGE], graph[fields.BATCH])
+
+    def require_constant(self, species_index: Tensor, graph: Dict[str, Tensor]) -> None:
+        """Raise UnsupportedError where a structure is periodic and its base charges may vary.
+
+        Σ q⁰_i r_i of a crystal changes with the choice of periodic images, by a lattice vector
+        times a charge; only where that charge is a constant does its derivative not.
+        """
+        periodic = graph[fields.PBC].any(1)
+        if self.base == "constant" or not bool(periodic.any()):
+            return
+        total, batch = graph[fields.TOTAL_CHARGE], graph[fields.BATCH]
+        formal = self.formal.double()[species_index]
+        missing = total - torch.zeros_like(total).index_add(0, batch, formal)
+        if self.base == "learned" or bool((periodic & (missing.abs() > 1e-9)).any()):
+            raise UnsupportedError(
+                "expected base charges that are constants for the polarisation of a periodic "
+                "cell: formal ones that sum to the total charge, or base: constant; got charges "
+                "that depend on the features, so that the polarisation would depend on the choice "
+                "of periodic images"
+            )

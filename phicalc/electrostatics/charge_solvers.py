@@ -19,6 +19,9 @@ DENSE_LIMIT: int = 320
 TOLERANCE: float = 1e-10
 """Relative residual at which the iterations stop."""
 
+ROUNDING: float = 1e-8
+"""Part of sᵀ diag(L) s in the norm of a source, so that one that drives no flow has a norm too."""
+
 MAX_ITERATIONS: int = 1000
 """Where they give up and report the residual they have."""
 
@@ -92,6 +95,7 @@ def flow_iteratively(
     guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    rounding: float = ROUNDING,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
 
@@ -122,6 +126,7 @@ def flow_iteratively(
     flow = laplace(adjacency, degree, residual)
     rho = float(torch.dot(residual, flow))
     norm = float(torch.dot(source, laplace(adjacency, degree, source)))
+    norm = norm + rounding * float(torch.dot(degree, source * source))
     target = norm * tolerance**2
     direction, direction_flow = residual, flow
     iterations = 0

@@ -13,6 +13,11 @@ from phicalc import fields
 from phicalc.electrostatics.atom_parameters import BaseCharges, PositivePerElement, start_widths
 from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
 from phicalc.electrostatics.coulomb import apply_coulomb, coulomb_matrices, coulomb_terms
+from phicalc.electrostatics.electric_field import (
+    FieldResponse,
+    field_potential,
+    refuse_periodic_field,
+)
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -31,13 +36,19 @@ class LocalChargesHead(nn.Module):
         super().__init__()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
-        self.charges = BaseCharges(features, layers, [0.0] * len(elements), True)
+        self.charges = BaseCharges(features, layers, [0.0] * len(elements), "learned")
         self.widths = PositivePerElement(start_widths(elements))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Dict[str, Tensor]:
-        """Per-atom energies and charges, (N,) float64; arguments as of every head."""
+        """Per-atom energies and charges, (N,) float64; arguments as of every head.
+
+        Raises
+        ------
+        UnsupportedError
+            A field on a periodic structure.
+        """
         charges = self.charges(features, species_index, graph)
         widths = self.widths(species_index)
         num = graph[fields.TOTAL_CHARGE].shape[0]
@@ -54,7 +65,24 @@ class LocalChargesHead(nn.Module):
             )
             rows = to_rows(charges, slots, num, size)
             potential = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        return {
-            fields.ENERGIES: 0.5 * charges * potential,
-            fields.CHARGES: charges,
-        }
+        energies = 0.5 * charges * potential
+        outside = field_potential(graph)
+        if outside is not None:
+            refuse_periodic_field(graph)
+            energies = energies + charges * outside
+        return {fields.ENERGIES: energies, fields.CHARGES: charges}
+
+    def response(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> FieldResponse:
+        """Dipole of one molecule about the origin; no field changes these charges.
+
+        Raises
+        ------
+        UnsupportedError
+            The structure is periodic.
+        """
+        refuse_periodic_field(graph)
+        charges = self.charges(features, species_index, graph)
+        moment = torch.mv(graph[fields.POSITIONS].t(), charges)
+        return FieldResponse(-moment, moment, torch.zeros_like(graph[fields.CELL][0]))

@@ -27,6 +27,11 @@ from phicalc.electrostatics.coulomb import (
     coulomb_terms,
     detached,
 )
+from phicalc.electrostatics.electric_field import (
+    FieldResponse,
+    field_potential,
+    refuse_periodic_field,
+)
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
@@ -92,9 +97,18 @@ class QEqHead(nn.Module):
         species_index
             (N,) | position of each atom's element in ``elements``
         graph
-            needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
+            needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold FIELD
+
+        Raises
+        ------
+        UnsupportedError
+            A field on a periodic structure.
         """
         chi = self.electronegativity(features, species_index)
+        outside = field_potential(graph)
+        if outside is not None:
+            refuse_periodic_field(graph)
+            chi = chi + outside
         hardness = self.hardness(species_index)
         widths = self.widths(species_index)
         num = graph[fields.TOTAL_CHARGE].shape[0]
@@ -113,6 +127,45 @@ class QEqHead(nn.Module):
             fields.ENERGIES: charges * (chi + 0.5 * potential),
             fields.CHARGES: charges,
         }
+
+    def response(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> FieldResponse:
+        """Dipole of one molecule about the origin, its response to a field and ∂E/∂f's part in it.
+
+        Raises
+        ------
+        UnsupportedError
+            The structure is periodic.
+        ConvergenceError
+        """
+        refuse_periodic_field(graph)
+        positions, total_charge = graph[fields.POSITIONS], graph[fields.TOTAL_CHARGE]
+        chi = self.electronegativity(features, species_index)
+        outside = field_potential(graph)
+        if outside is not None:
+            chi = chi + outside
+        hardness, widths = self.hardness(species_index), self.widths(species_index)
+        terms = coulomb_terms(positions, graph[fields.CELL], graph[fields.PBC], widths)
+        constant = detached(terms)
+        charges, _, residual = equilibrate_iteratively(
+            chi.detach(), hardness.detach(), constant, total_charge
+        )
+        check_converged(residual)
+        potential = chi + hardness * charges + apply_coulomb(terms, charges)
+        mixed: List[Tensor] = []
+        changes: List[Tensor] = []
+        for axis in range(3):
+            along = positions[:, axis]
+            change, _, residual = equilibrate_iteratively(
+                -along.detach(), hardness.detach(), constant, torch.zeros_like(total_charge)
+            )
+            check_converged(residual)
+            mixed.append((change * potential).sum() - (charges * along).sum())
+            changes.append(change)
+        moment = torch.mv(positions.t(), charges)
+        polarisability = torch.mm(positions.t(), torch.stack(changes, 1))
+        return FieldResponse(torch.stack(mixed), moment, polarisability)
 
     def solve_densely(
         self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]

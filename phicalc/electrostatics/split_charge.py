@@ -12,6 +12,12 @@ graph, and with A = 0 it is the Φ head with μ = 1/J and c = −1. E is the sta
 
 in φ and ρ both, so that forces are its partial derivatives at fixed φ and ρ. Charge flows only
 along edges: fragments without an edge between them keep the charges they have.
+
+That gives a crystal a polarisation that no choice of periodic images changes, but for a constant:
+
+    P V = Σ_i q⁰_i r_i − Σ_e p_e r_e,   r_e = r_j + S − r_i,   p_e from j to i
+
+In a uniform field f the energy is E − f·PV, and p_e = w_e (φ_i − φ_j − f·r_e).
 """
 
 from typing import Dict, List, Optional, Tuple
@@ -26,7 +32,12 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
-from phicalc.electrostatics.charge_solvers import DENSE_LIMIT, flow_iteratively
+from phicalc.electrostatics.charge_solvers import (
+    DENSE_LIMIT,
+    check_converged,
+    flow_iteratively,
+    kernel,
+)
 from phicalc.electrostatics.coulomb import (
     CoulombTerms,
     apply_coulomb,
@@ -34,6 +45,7 @@ from phicalc.electrostatics.coulomb import (
     coulomb_terms,
     detached,
 )
+from phicalc.electrostatics.electric_field import FieldResponse, edge_drops, field_potential
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
@@ -76,6 +88,24 @@ def flow_potential(source: Tensor, laplacian: Tensor, kernel: Tensor) -> Tensor:
     return potential
 
 
+def driven_charges(
+    weights: Tensor, drops: Optional[Tensor], edge_index: Tensor, like: Tensor
+) -> Tensor:
+    """Charges (N,) | e that drops f·r_e (E,) | V alone drive into the atoms, at equal potential."""
+    if drops is None:
+        return torch.zeros_like(like)
+    return -node_sum(weights * drops, edge_index, like.shape[0])
+
+
+def flow_moment(base: Tensor, flows: Tensor, graph: Dict[str, Tensor]) -> Tensor:
+    """P V (B, 3) | e·Å of base charges (N,) | e and the flow of every edge (E,) | e."""
+    batch, vectors = graph[fields.BATCH], graph[fields.EDGE_VECTORS]
+    moment = base[:, None] * graph[fields.POSITIONS]
+    # every edge stands twice in the list, hence the half
+    moment = moment - 0.5 * node_sum(flows[:, None] * vectors, graph[fields.EDGE_INDEX], len(base))
+    return torch.zeros_like(graph[fields.CELL][:, 0]).index_add(0, batch, moment)
+
+
 class SplitChargeHead(nn.Module):
     """Charges that flow along the edges of the graph, and their energy.
 
@@ -91,8 +121,8 @@ class SplitChargeHead(nn.Module):
         starting value of J | eV/e²
     formal_charges
         base charge of each element | e, in the order of the species index
-    learned_base
-        base charges are learned from the features besides
+    base
+        "formal", "constant" or "learned": see BaseCharges
     coulomb
         False leaves A out, which makes it a Φ head
     """
@@ -108,7 +138,7 @@ class SplitChargeHead(nn.Module):
         sigma: float,
         hardness: float,
         formal_charges: List[float],
-        learned_base: bool,
+        base: str,
         coulomb: bool,
     ) -> None:
         super().__init__()
@@ -121,14 +151,14 @@ class SplitChargeHead(nn.Module):
         self.source = AtomScalar(features, layers, start)
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
-        self.base_charges = BaseCharges(features, layers, formal_charges, learned_base)
+        self.base_charges = BaseCharges(features, layers, formal_charges, base)
         # Bonds of some pairs of elements let charge through far more easily than others.
         self.log_conductance = nn.Parameter(torch.zeros(len(elements), len(elements)))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Dict[str, Tensor]:
-        """Per-atom energies, charges q and potential φ, all (N,) float64, and how it was solved.
+        """Per-atom energies, charges q and potential φ, all (N,) float64, MOMENT, and the solve.
 
         Parameters
         ----------
@@ -138,7 +168,12 @@ class SplitChargeHead(nn.Module):
             (N,) | position of each atom's element in ``elements``
         graph
             needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold
-            POTENTIAL_GUESS
+            POTENTIAL_GUESS and FIELD
+
+        Raises
+        ------
+        UnsupportedError
+            A field on a periodic structure whose base charges depend on the features.
         """
         edge_index = graph[fields.EDGE_INDEX]
         weights = self.weights(species_index, edge_index, graph[fields.EDGE_VECTORS])
@@ -152,17 +187,25 @@ class SplitChargeHead(nn.Module):
             )
             iterations, residual = 0, 0.0
         else:
+            terms = self.coulomb_terms(species_index, graph)
             potential, flow, felt, iterations, residual = self.solve_iteratively(
-                source, weights, hardness, base, species_index, graph
+                source, weights, hardness, base, terms, graph
             )
-        edge_energy = weights * edge_difference(potential, edge_index) ** 2
+        differences, drops = edge_difference(potential, edge_index), edge_drops(graph)
+        if drops is not None:
+            differences = differences - drops
+        edge_energy = weights * differences**2
         energies = (
             potential * flow
             - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
             + (0.5 * hardness * flow - source) * flow
             + 0.5 * (base + flow) * felt
         )
-        return {
+        outside = field_potential(graph)
+        if outside is not None:
+            self.base_charges.require_constant(species_index, graph)
+            energies = energies + base * outside
+        output = {
             fields.ENERGIES: energies,
             fields.CHARGES: base + flow,
             fields.POTENTIAL: potential,
@@ -170,6 +213,9 @@ class SplitChargeHead(nn.Module):
             fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
             fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
+        if self.needs_positions:
+            output[fields.MOMENT] = flow_moment(base, weights * differences, graph)
+        return output
 
     def solve_densely(
         self,
@@ -184,18 +230,19 @@ class SplitChargeHead(nn.Module):
         edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
         slots, size = row_slots(graph[fields.BATCH], num)
         matrices = self.coulomb(species_index, graph, size)
-        base_rows = to_rows(base, slots, num, size)
-        right = to_rows(source, slots, num, size)
+        driven = driven_charges(weights, edge_drops(graph), edge_index, source)
+        base_rows = to_rows(base + driven, slots, num, size)
+        right = to_rows(source - hardness * driven, slots, num, size)
         right = right - torch.matmul(matrices, base_rows[:, :, None]).squeeze(2)
         laplacian = laplacian_rows(weights, edge_index, slots, num, size)
         kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
         if self.training:
             potential = from_rows(flow_potential(right, laplacian, kernel), slots)
-            flow = apply_laplacian(weights, edge_index, potential)
+            flow = apply_laplacian(weights, edge_index, potential) + driven
         else:
             solved = flow_potential(right.detach(), laplacian.detach(), kernel.detach())
             potential = from_rows(solved, slots)
-            flow = apply_laplacian(weights.detach(), edge_index, potential)
+            flow = apply_laplacian(weights.detach(), edge_index, potential) + driven.detach()
         rows = to_rows(base + flow, slots, num, size)
         felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
         return potential, flow, felt
@@ -206,7 +253,7 @@ class SplitChargeHead(nn.Module):
         weights: Tensor,
         hardness: Tensor,
         base: Tensor,
-        species_index: Tensor,
+        terms: Optional[CoulombTerms],
         graph: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor, int, float]:
         """The same for one large structure, without matrices and without derivatives of φ.
@@ -214,18 +261,11 @@ class SplitChargeHead(nn.Module):
         Starts from POTENTIAL_GUESS, if there is one; iterations and residual besides.
         """
         edge_index = graph[fields.EDGE_INDEX]
-        right = source.detach()
-        terms: Optional[CoulombTerms] = None
-        constant: Optional[CoulombTerms] = None
-        if self.needs_positions:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS],
-                graph[fields.CELL],
-                graph[fields.PBC],
-                self.widths(species_index),
-            )
-            constant = detached(terms)
-            right = right - apply_coulomb(constant, base.detach())
+        driven = driven_charges(weights, edge_drops(graph), edge_index, source).detach()
+        right = source.detach() - hardness.detach() * driven
+        constant = None if terms is None else detached(terms)
+        if constant is not None:
+            right = right - apply_coulomb(constant, base.detach() + driven)
         potential, iterations, residual = flow_iteratively(
             right,
             weights.detach(),
@@ -234,11 +274,63 @@ class SplitChargeHead(nn.Module):
             constant,
             graph.get(fields.POTENTIAL_GUESS),
         )
-        flow = apply_laplacian(weights.detach(), edge_index, potential)
+        flow = apply_laplacian(weights.detach(), edge_index, potential) + driven
         felt = torch.zeros_like(flow)
         if terms is not None:
             felt = apply_coulomb(terms, base + flow)
         return potential, flow, felt, iterations, residual
+
+    def response(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> FieldResponse:
+        """Polarisation of one structure, its response to a field, and what gives Born charges.
+
+        Without matrices at any size: four solves by conjugate gradients. Arguments of ``forward``.
+
+        Raises
+        ------
+        UnsupportedError
+            A periodic structure whose base charges depend on the features.
+        ConvergenceError
+        """
+        self.base_charges.require_constant(species_index, graph)
+        edge_index, vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS]
+        weights = self.weights(species_index, edge_index, vectors)
+        source, hardness = self.source(features, species_index), self.hardness(species_index)
+        base = self.base_charges(features, species_index, graph)
+        terms = self.coulomb_terms(species_index, graph)
+        constant = None if terms is None else detached(terms)
+        potential, _, felt, _, residual = self.solve_iteratively(
+            source, weights, hardness, base, terms, graph
+        )
+        check_converged(residual)
+        drops = edge_drops(graph)
+        differences = edge_difference(potential, edge_index)
+        if drops is not None:
+            differences = differences - drops
+        moment = flow_moment(base, weights * differences, graph)[0]
+        mixed: List[Tensor] = []
+        polarisability: List[Tensor] = []
+        for axis in range(3):
+            along = vectors[:, axis]
+            driven = driven_charges(weights, along, edge_index, source).detach()
+            change, _, residual = flow_iteratively(
+                -kernel(hardness.detach(), constant, driven),
+                weights.detach(),
+                edge_index,
+                hardness.detach(),
+                constant,
+            )
+            check_converged(residual)
+            flow_change = apply_laplacian(weights.detach(), edge_index, change) + driven
+            difference_change = edge_difference(change, edge_index) - along
+            mixed.append(
+                (flow_change * (felt - source)).sum()
+                - 0.5 * (weights * differences * difference_change).sum()
+                - (base * graph[fields.POSITIONS][:, axis]).sum()
+            )
+            polarisability.append(-0.5 * torch.mv(vectors.t(), weights * difference_change))
+        return FieldResponse(torch.stack(mixed), moment, torch.stack(polarisability, 1))
 
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""
@@ -246,6 +338,19 @@ class SplitChargeHead(nn.Module):
         i, j = species_index[edge_index[1]], species_index[edge_index[0]]
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         return edge_weights(distances, self.cutoff, self.sigma) * symmetric.exp()[i, j]
+
+    def coulomb_terms(
+        self, species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Optional[CoulombTerms]:
+        """A of one structure as terms, or none without Coulomb."""
+        if not self.needs_positions:
+            return None
+        return coulomb_terms(
+            graph[fields.POSITIONS],
+            graph[fields.CELL],
+            graph[fields.PBC],
+            self.widths(species_index),
+        )
 
     def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], size: int) -> Tensor:
         """A (B, M, M) | eV/e², or zeros without Coulomb."""

@@ -59,9 +59,10 @@ class SplitChargeConfig(StrictModel):
     hardness: float = Field(
         default=10.0, gt=0, description="starting value of the site hardness in eV/e²"
     )
-    base: Literal["formal", "learned"] = Field(
+    base: Literal["formal", "constant", "learned"] = Field(
         default="formal",
-        description="charges before any flow: formal ones, or learned from the features",
+        description="charges before any flow: formal ones, a learned constant per element besides, "
+        "or learned from the features besides",
     )
     formal_charges: dict[str, float] = Field(
         default_factory=dict, description="charge in e by element symbol; 0 where not given"

@@ -94,13 +94,21 @@ class Differentiated(nn.Module):
                 output[name] = output[name].detach()
         return output
 
-    def gradients(self, energy: Tensor, variables: List[Tensor]) -> List[Tensor]:
-        """∂E/∂x of each variable, zero for one that E does not depend on."""
+    def gradients(
+        self, energy: Tensor, variables: List[Tensor], again: bool = False
+    ) -> List[Tensor]:
+        """∂E/∂x of each variable, zero for one that E does not depend on; ``again`` for more."""
         gradients: List[Tensor] = []
         if not energy.requires_grad:
             return [torch.zeros_like(variable) for variable in variables]
         total: List[Tensor] = [energy]
-        found = torch.autograd.grad(total, variables, create_graph=self.training, allow_unused=True)
+        found = torch.autograd.grad(
+            total,
+            variables,
+            retain_graph=again or self.training,
+            create_graph=self.training,
+            allow_unused=True,
+        )
         for gradient, variable in zip(found, variables):
             gradients.append(torch.zeros_like(variable) if gradient is None else gradient)
         return gradients
@@ -110,6 +118,32 @@ class Differentiated(nn.Module):
         """The energies (B,) | eV alone, without their gradients."""
         output: Dict[str, Tensor] = self.potential(graph)
         return output[fields.ENERGY]
+
+    @torch.jit.export
+    def response(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """MOMENT (1, 3), BORN_CHARGES and POLARISABILITY of one structure, exact, ions clamped.
+
+        Raises
+        ------
+        UnsupportedError
+            The heads, or the head and the structure, give no polarisation.
+        ConvergenceError
+        """
+        vectors = graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
+        positions = graph[fields.POSITIONS].detach().requires_grad_(True)
+        inputs = graph.copy()
+        inputs[fields.EDGE_VECTORS], inputs[fields.POSITIONS] = vectors, positions
+        found = self.potential.response(inputs)
+        born: List[Tensor] = []
+        for axis in range(3):
+            gradients = self.gradients(found.mixed[axis], [vectors, positions], True)
+            of_edges = forces_of(gradients[0], graph[fields.EDGE_INDEX], positions.shape[0])
+            born.append(of_edges - gradients[1])
+        return {
+            fields.MOMENT: found.moment.detach()[None],
+            fields.BORN_CHARGES: torch.stack(born, 1).detach(),
+            fields.POLARISABILITY: found.polarisability.detach(),
+        }
 
     def stress(self, virial: Tensor, graph: Dict[str, Tensor]) -> Tensor:
         """Virial over volume (B, 3, 3) | eV/Å³, tension positive as in ASE."""

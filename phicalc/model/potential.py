@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import spread_excess
+from phicalc.electrostatics.electric_field import FieldResponse
 from phicalc.electrostatics.local_charges import LocalChargesHead
 from phicalc.electrostatics.phi import PhiHead
 from phicalc.electrostatics.qeq import QEqHead
 from phicalc.electrostatics.split_charge import SplitChargeHead
-from phicalc.errors import ConfigError
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.config import (
     BackboneConfig,
     HeadConfig,
@@ -73,7 +74,7 @@ def build_head(
             config.sigma,
             config.hardness,
             formal_charges(config, elements),
-            config.base == "learned",
+            config.base,
             config.coulomb,
         )
     return PhiHead(features, layers, elements, cutoff, config.sigma, config.mu)
@@ -138,8 +139,11 @@ class Potential(nn.Module):
             [build_head(h, width, steps, self.elements, self.cutoff) for h in config.heads]
         )
         self.head_names: List[str] = [h.kind for h in config.heads]
+        self.head_list = ", ".join(self.head_names) or "none"
         # Whether the energy depends on positions and cell beyond the edge vectors.
         self.needs_positions = any(sums_coulomb(h) for h in config.heads)
+        # An electric field acts on charges; those of Φ are a latent field without Coulomb energy.
+        self.feels_field = self.needs_positions and len(config.heads) == 1
         self.to(TORCH_DTYPES[config.dtype])
         # What follows stays in float64 whatever the network's dtype.
         self.repulsion = CoreRepulsion(self.elements, self.cutoff)
@@ -162,19 +166,15 @@ class Potential(nn.Module):
         ENERGY (B,), ENERGIES (N,), one ``energy_<term>`` (B,) for each term of the sum, and
         with a head CHARGES (N,) and whatever else the head reports.
         """
+        if fields.FIELD in graph:
+            self.require_field()
         index = self.species_index[graph[fields.SPECIES]]
         edge_index = graph[fields.EDGE_INDEX]
         vectors = graph[fields.EDGE_VECTORS]
         batch = graph[fields.BATCH]
         total_charge = graph[fields.TOTAL_CHARGE]
-        dtype = self.charge_embedding.dtype
         charge_of_atom = total_charge.index_select(0, batch)
-        initial = torch.zeros(
-            index.shape[0], self.charge_embedding.shape[1], dtype=dtype, device=vectors.device
-        )
-        if self.use_total_charge:
-            initial = charge_of_atom.to(dtype)[:, None] * self.charge_embedding[index]
-        features: List[Tensor] = self.backbone(index, initial, edge_index, vectors.to(dtype))
+        features = self.features(index, graph)
 
         terms: Dict[str, Tensor] = {}
         terms["reference"] = self.reference_energies[index]
@@ -201,6 +201,49 @@ class Potential(nn.Module):
         output[fields.ENERGIES] = energies
         output[fields.ENERGY] = torch.zeros_like(total_charge).index_add(0, batch, energies)
         return output
+
+    def features(self, index: Tensor, graph: Dict[str, Tensor]) -> List[Tensor]:
+        """Node features (N, F) after each message step, of atoms with species index (N,)."""
+        dtype = self.charge_embedding.dtype
+        vectors = graph[fields.EDGE_VECTORS]
+        initial = torch.zeros(
+            index.shape[0], self.charge_embedding.shape[1], dtype=dtype, device=vectors.device
+        )
+        if self.use_total_charge:
+            charge_of_atom = graph[fields.TOTAL_CHARGE].index_select(0, graph[fields.BATCH])
+            initial = charge_of_atom.to(dtype)[:, None] * self.charge_embedding[index]
+        features: List[Tensor] = self.backbone(
+            index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype)
+        )
+        return features
+
+    def response(self, graph: Dict[str, Tensor]) -> FieldResponse:
+        """Polarisation of one structure and its response to a field.
+
+        Raises
+        ------
+        UnsupportedError
+            The heads, or the head and the structure, give no polarisation.
+        """
+        self.require_field()
+        if graph[fields.TOTAL_CHARGE].shape[0] != 1:
+            raise UnsupportedError("expected one structure for a response, got a batch of several")
+        index = self.species_index[graph[fields.SPECIES]]
+        features = self.features(index, graph)
+        none = torch.zeros_like(graph[fields.CELL][0])
+        response = FieldResponse(none[0], none[0], none)
+        for head in self.heads:
+            if hasattr(head, "response"):
+                response = head.response(features, index, graph)  # type: ignore[operator]
+        return response
+
+    def require_field(self) -> None:
+        """Raise UnsupportedError unless there is one head, with Coulomb sums."""
+        if not self.feels_field:
+            raise UnsupportedError(
+                "expected one head with Coulomb sums (phi-coulomb, qeq or local) for an electric "
+                f"field or a polarisation, got heads: {self.head_list}"
+            )
 
     def spread_excess(
         self, charges: Tensor, features: Tensor, total_charge: Tensor, batch: Tensor

@@ -30,6 +30,7 @@ HEADS = {
     "qeq": [QEqConfig()],
     "phi-coulomb": [SplitChargeConfig(formal_charges={"Na": 1, "Cl": -1})],
     "phi-coulomb learned": [SplitChargeConfig(base="learned")],
+    "phi-coulomb constant": [SplitChargeConfig(base="constant")],
     "local": [LocalChargesConfig()],
     "phi + qeq": [PhiConfig(), QEqConfig()],
 }
