@@ -6,14 +6,16 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_stress
 from ase.io import read, write
 from numpy.testing import assert_allclose
 
-from phicalc import PhiCalculator
+from phicalc import PhiCalculator, fields
 from phicalc.artifact import LoadedModel, load_model, model_bytes
+from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
 
@@ -324,3 +326,29 @@ def test_models_that_know_nothing_of_charges(molecule):
             PhiCalculator(model).get_property("born_effective_charges", atoms)
         with pytest.raises(UnsupportedError, match="takes one head with a Coulomb"):
             PhiCalculator(model, field=FIELD).get_potential_energy(atoms)
+
+
+def test_a_response_is_that_of_one_structure(bulk):
+    """A batch would mix up the sums over its structures."""
+    model = small_potential("float64", heads=HEADS["formal"])
+    graph = graph_dict(collate([to_graph(atoms, 4.0) for atoms in (bulk, bulk)]))
+    with pytest.raises(UnsupportedError, match="expected one structure"):
+        model.response(graph)
+    single = graph_dict(collate([to_graph(bulk, 4.0)]))
+    expected = model.response(single)[fields.MOMENT]
+    assert_allclose(model(graph)[fields.MOMENT], expected.expand(2, 3), atol=1e-9)
+
+
+def test_a_field_for_each_structure_of_a_batch(bulk):
+    model = small_potential("float64", heads=HEADS["formal"])
+    graphs = [graph_dict(collate([to_graph(atoms, 4.0)])) for atoms in (bulk, bulk * (1, 2, 1))]
+    joint = graph_dict(collate([to_graph(atoms, 4.0) for atoms in (bulk, bulk * (1, 2, 1))]))
+    joint[fields.FIELD] = torch.tensor(np.array([FIELD, -2 * FIELD]))
+    together = model(joint)
+    for number, graph in enumerate(graphs):
+        graph[fields.FIELD] = joint[fields.FIELD][number : number + 1]
+        alone = model(graph)
+        for name in (fields.ENERGY, fields.STRESS, fields.MOMENT):
+            assert_allclose(together[name][number], alone[name][0], atol=1e-9)
+        own = joint[fields.BATCH] == number
+        assert_allclose(together[fields.FORCES][own], alone[fields.FORCES], atol=1e-9)

@@ -6,7 +6,13 @@ PV = −∂E/∂f at fixed x. With x' = dx/df_i, which is one linear solve per d
     ∂(PV)_i/∂f_j = −∂²E/∂f_i∂f_j − ∂²E/∂f_i∂x · x'_j,
     ∂(PV)_i/∂r  = −∂D_i/∂r,  D_i = ∂E/∂f_i + ∂E/∂x · x'_i  at fixed x and x'
 
-so that Born charges need no second derivative: D_i is to them what the energy is to forces.
+so that Born charges need no second derivative: D_i is to them what the energy is to forces. All
+but Σ q⁰ r depends on edge vectors and differences of positions alone, so that Born charges sum to
+the total charge by construction.
+
+Forces and stress are the derivatives at fixed f, which is given in Cartesian axes and does not
+turn or stretch with the cell. The energy of a crystal in a field, and with it the stress, is that
+of the positions as given: moving an ion to another image changes them, forces stay.
 """
 
 from typing import Dict, NamedTuple, Optional
