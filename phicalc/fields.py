@@ -32,5 +32,6 @@ POTENTIAL: Final = "potential"  # (N,) float64 | V | φ of the Φ head
 SOURCE: Final = "source"  # (N,) float64 | V | s, what the atoms' features put into φ
 SCREENING: Final = "screening"  # (1,) float64 | e/V | μ of the Φ head
 LAPLACIAN_WEIGHTS: Final = "laplacian_weights"  # (E,) float64 | e/V | edge weights w of L
+AUXILIARY_LOSS: Final = "auxiliary_loss"  # (B,) float64 | - | what a head adds to the training loss
 SOLVER_ITERATIONS: Final = "solver_iterations"  # (1,) int64 | - | CG iterations; 0: direct solve
 SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residual of the solve

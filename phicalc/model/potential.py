@@ -13,6 +13,8 @@ from phicalc import fields
 from phicalc.electrostatics.atom_parameters import spread_excess
 from phicalc.electrostatics.local_charges import LocalChargesHead
 from phicalc.electrostatics.phi import PhiHead
+from phicalc.electrostatics.phi_spectral import PhiSpectralHead
+from phicalc.electrostatics.pooled import PooledHead
 from phicalc.electrostatics.qeq import QEqHead
 from phicalc.electrostatics.split_charge import SplitChargeHead
 from phicalc.errors import ConfigError
@@ -21,6 +23,8 @@ from phicalc.model.config import (
     HeadConfig,
     LocalChargesConfig,
     ModelConfig,
+    PhiSpectralConfig,
+    PooledConfig,
     QEqConfig,
     SchNetConfig,
     SplitChargeConfig,
@@ -74,7 +78,22 @@ def build_head(
             config.base == "learned",
             config.coulomb,
         )
-    return PhiHead(features, layers, elements, cutoff, config.sigma, config.mu)
+    if isinstance(config, PhiSpectralConfig):
+        return PhiSpectralHead(
+            features, layers, elements, cutoff, config.sigma, config.modes, config.width
+        )
+    if isinstance(config, PooledConfig):
+        return PooledHead(features, layers)
+    return PhiHead(
+        features,
+        layers,
+        elements,
+        cutoff,
+        config.sigma,
+        config.mu,
+        config.weights == "random",
+        config.seed,
+    )
 
 
 def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
@@ -156,7 +175,7 @@ class Potential(nn.Module):
         Returns
         -------
         ENERGY (B,), ENERGIES (N,), one ``energy_<term>`` (B,) for each term of the sum, and
-        with a head CHARGES (N,) and whatever else the head reports.
+        with a head that has them CHARGES (N,), and whatever else the head reports.
         """
         index = self.species_index[graph[fields.SPECIES]]
         edge_index = graph[fields.EDGE_INDEX]
@@ -181,12 +200,15 @@ class Potential(nn.Module):
             )
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
+        has_charges = False
         for i, head in enumerate(self.heads):
             result: Dict[str, Tensor] = head(features, index, graph)
             terms[self.head_names[i]] = result[fields.ENERGIES]
-            charges = charges + result[fields.CHARGES]
+            if fields.CHARGES in result:
+                charges = charges + result[fields.CHARGES]
+                has_charges = True
             output.update(result)
-        if len(self.heads) > 0:
+        if has_charges:
             output[fields.CHARGES] = self.spread_excess(charges, features[-1], total_charge, batch)
 
         energies = torch.zeros_like(charge_of_atom)

@@ -36,7 +36,7 @@ COLUMNS = (
     Column("charges MAE me", lambda run: run.charge_mae if run.supervised else None),
     Column("CPU s/training step", lambda run: run.seconds_per_training_step, 2),
     Column("CPU ms/evaluation", lambda run: run.milliseconds_per_evaluation),
-    Column("parameters", lambda run: float(run.parameters), 6),
+    Column("parameters", lambda run: float(run.parameters), 1),
 )
 
 
@@ -49,10 +49,10 @@ class Statistic:
     runs: int
 
     def shown(self, digits: int) -> str:
-        """As "12.3 ± 0.4": both to the decimals that ``digits`` significant ones of the mean need."""
+        """As "12.3 ± 0.4", with the decimals that show the mean to ``digits`` significant ones."""
         decimals = decimals_for(self.mean, digits)
         text = f"{self.mean:.{decimals}f}"
-        return text if self.spread is None else f"{text} ± {self.spread:.{decimals}f}"
+        return text if not self.spread else f"{text} ± {self.spread:.{decimals}f}"
 
 
 def decimals_for(value: float, digits: int) -> int:
