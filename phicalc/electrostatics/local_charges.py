@@ -13,6 +13,7 @@ from phicalc import fields
 from phicalc.electrostatics.atom_parameters import BaseCharges, PositivePerElement, start_widths
 from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
 from phicalc.electrostatics.coulomb import apply_coulomb, coulomb_matrices, coulomb_terms
+from phicalc.electrostatics.electronegativity import starting_charges
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -33,6 +34,8 @@ class LocalChargesHead(nn.Module):
         self.dense_limit = DENSE_LIMIT
         self.charges = BaseCharges(features, layers, [0.0] * len(elements), True)
         self.widths = PositivePerElement(start_widths(elements))
+        with torch.no_grad():
+            self.charges.scalar.constant.copy_(torch.tensor(starting_charges(elements)))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import AtomScalar
-from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.electronegativity import starting_charges
 from phicalc.electrostatics.laplacian import apply_laplacian, edge_weights
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 from phicalc.electrostatics.split_charge import laplacian_rows
@@ -128,11 +128,9 @@ class PhiSpectralHead(nn.Module):
         self.sigma = sigma
         self.modes = modes
         self.width = width
-        values = pauling_electronegativities(elements)
-        mean = sum(values) / len(values)
-        self.potential = AtomScalar(features, layers, [0.0] * len(values))
+        self.potential = AtomScalar(features, layers, [0.0] * len(elements))
         # Only the product of φ and ρ enters the energy: electronegativity tells their sign.
-        self.charges = AtomScalar(features, layers, [0.2 * (mean - value) for value in values])
+        self.charges = AtomScalar(features, layers, starting_charges(elements))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

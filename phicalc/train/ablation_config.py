@@ -76,12 +76,15 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in change.items():
         old = result.get(key)
-        mergeable = isinstance(old, dict) and isinstance(value, dict)
-        if mergeable and value.get("kind", old.get("kind")) == old.get("kind"):
+        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
             result[key] = merged(old, value)
         else:
             result[key] = value
     return result
+
+
+def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return bool(new.get("kind", old.get("kind")) == old.get("kind"))
 
 
 def folder_name(row: str) -> str:
