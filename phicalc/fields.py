@@ -36,5 +36,6 @@ MOMENT: Final = "moment"  # (B, 3) float64 | e·Å | P·V by the flow on edges; 
 BORN_CHARGES: Final = "born_charges"  # (N, 3, 3) float64 | e | [a, i, j]: ∂(P·V)_i/∂r_a,j
 POLARISABILITY: Final = "polarisability"  # (3, 3) float64 | e·Å²/V | ∂(P·V)_i/∂field_j, ions fixed
 LAPLACIAN_WEIGHTS: Final = "laplacian_weights"  # (E,) float64 | e/V | edge weights w of L
+AUXILIARY_LOSS: Final = "auxiliary_loss"  # (B,) float64 | - | what a head adds to the training loss
 SOLVER_ITERATIONS: Final = "solver_iterations"  # (1,) int64 | - | CG iterations; 0: direct solve
 SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residual of the solve

@@ -18,7 +18,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
-from phicalc.cli import simulate
+from phicalc.cli import ablate, simulate
 from phicalc.errors import PhicalcError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ app = typer.Typer(
     "  phicalc relax model.pt crystal.cif --cell full\n  phicalc phonons model.pt crystal.cif",
 )
 app.add_typer(simulate.commands)
+app.add_typer(ablate.commands)
 
 
 def _show_version(wanted: bool) -> None:

@@ -28,3 +28,13 @@ _PAULING: dict[int, float] = {
 def pauling_electronegativities(elements: Sequence[int]) -> list[float]:
     """Pauling electronegativity of each atomic number, read as V."""
     return [_PAULING.get(int(z), UNLISTED) for z in elements]
+
+
+def starting_charges(elements: Sequence[int]) -> list[float]:
+    """Charges | e that learned ones start from: 0.2 e per Pauling unit below the mean of all.
+
+    Energies and forces are the same for charges of the opposite sign; this start tells them apart.
+    """
+    values = pauling_electronegativities(elements)
+    mean = sum(values) / len(values)
+    return [0.2 * (mean - value) for value in values]

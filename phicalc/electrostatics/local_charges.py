@@ -18,6 +18,7 @@ from phicalc.electrostatics.electric_field import (
     field_potential,
     refuse_periodic_field,
 )
+from phicalc.electrostatics.electronegativity import starting_charges
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -38,6 +39,8 @@ class LocalChargesHead(nn.Module):
         self.dense_limit = DENSE_LIMIT
         self.charges = BaseCharges(features, layers, [0.0] * len(elements), "learned")
         self.widths = PositivePerElement(start_widths(elements))
+        with torch.no_grad():
+            self.charges.scalar.constant.copy_(torch.tensor(starting_charges(elements)))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

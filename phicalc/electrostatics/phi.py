@@ -15,11 +15,11 @@ from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_difference,
-    edge_weights,
     node_sum,
     silence_sparse_notice,
 )
 from phicalc.electrostatics.poisson import PoissonSolve, solve_poisson
+from phicalc.electrostatics.random_weights import DistanceWeights, RandomWeights
 
 
 class PhiHead(nn.Module):
@@ -35,6 +35,8 @@ class PhiHead(nn.Module):
         r_c and decay length of the edge weights | Å
     mu
         starting value of the learned screening μ | e/V
+    random_weights, seed
+        replace the edge weights by random ones, a baseline
     """
 
     name: str = "phi"
@@ -48,11 +50,14 @@ class PhiHead(nn.Module):
         cutoff: float,
         sigma: float = 2.0,
         mu: float = 0.1,
+        random_weights: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         silence_sparse_notice()
-        self.cutoff = cutoff
-        self.sigma = sigma
+        self.weights: nn.Module = DistanceWeights(cutoff, sigma)
+        if random_weights:
+            self.weights = RandomWeights(cutoff, elements, seed)
         # s starts at minus the electronegativity, which gives the charges their physical sign.
         self.base_source = nn.Parameter(
             -torch.tensor(pauling_electronegativities(elements), dtype=torch.get_default_dtype())
@@ -81,7 +86,8 @@ class PhiHead(nn.Module):
         """
         edge_index = graph[fields.EDGE_INDEX]
         distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
-        weights = edge_weights(distances, self.cutoff, self.sigma)
+        receiver, sender = species_index[edge_index[1]], species_index[edge_index[0]]
+        weights = self.weights(distances, receiver, sender)
         source = self.base_source[species_index].double()
         for t, layer in enumerate(self.sources):
             source = source + layer(features[t]).squeeze(1).double()

@@ -46,7 +46,10 @@ from phicalc.electrostatics.coulomb import (
     detached,
 )
 from phicalc.electrostatics.electric_field import FieldResponse, edge_drops, field_potential
-from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.electronegativity import (
+    pauling_electronegativities,
+    starting_charges,
+)
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_difference,
@@ -154,6 +157,10 @@ class SplitChargeHead(nn.Module):
         self.base_charges = BaseCharges(features, layers, formal_charges, base)
         # Bonds of some pairs of elements let charge through far more easily than others.
         self.log_conductance = nn.Parameter(torch.zeros(len(elements), len(elements)))
+        if base == "learned":
+            with torch.no_grad():
+                start = starting_charges(elements)
+                self.base_charges.scalar.constant.copy_(torch.tensor(start))
 
     def forward(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

@@ -42,6 +42,11 @@ class PhiConfig(StrictModel):
     basis_size: int = Field(
         default=32, ge=1, description="Laplacian eigenvectors kept in the cache"
     )
+    weights: Literal["distance", "random"] = Field(
+        default="distance",
+        description="edge weights of the Laplacian; 'random' is a baseline that knows no bonds",
+    )
+    seed: int = Field(default=0, ge=0, description="of random edge weights")
 
 
 class QEqConfig(StrictModel):
@@ -76,15 +81,45 @@ class LocalChargesConfig(StrictModel):
     kind: Literal["local"] = "local"
 
 
+class PhiSpectralConfig(StrictModel):
+    """Baseline: the Φ-Module as published (arXiv 2505.14606), on each structure's own modes.
+
+    Not extensive: k modes serve a structure of any size.
+    """
+
+    kind: Literal["phi-spectral"] = "phi-spectral"
+    sigma: float = Field(default=2.0, gt=0, description="decay length of the edge weights in Å")
+    modes: int = Field(default=16, ge=1, description="lowest modes of the Laplacian, k")
+    width: float = Field(
+        default=0.1, gt=0, description="range of eigenvalues in e/V over which modes fade out"
+    )
+
+
+class PooledConfig(StrictModel):
+    """Baseline: a scalar energy from the mean features of a structure.
+
+    No physics and no charges; not extensive.
+    """
+
+    kind: Literal["pooled"] = "pooled"
+
+
 BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind")]
 HeadConfig = Annotated[
-    PhiConfig | QEqConfig | SplitChargeConfig | LocalChargesConfig, Field(discriminator="kind")
+    PhiConfig
+    | QEqConfig
+    | SplitChargeConfig
+    | LocalChargesConfig
+    | PhiSpectralConfig
+    | PooledConfig,
+    Field(discriminator="kind"),
 ]
+WITHOUT_COULOMB = (PhiConfig, PhiSpectralConfig, PooledConfig)
 
 
 def sums_coulomb(head: HeadConfig) -> bool:
     """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
-    return not isinstance(head, PhiConfig) and getattr(head, "coulomb", True)
+    return not isinstance(head, WITHOUT_COULOMB) and getattr(head, "coulomb", True)
 
 
 class ModelConfig(StrictModel):

@@ -15,6 +15,8 @@ from phicalc.electrostatics.atom_parameters import spread_excess
 from phicalc.electrostatics.electric_field import FieldResponse
 from phicalc.electrostatics.local_charges import LocalChargesHead
 from phicalc.electrostatics.phi import PhiHead
+from phicalc.electrostatics.phi_spectral import PhiSpectralHead
+from phicalc.electrostatics.pooled import PooledHead
 from phicalc.electrostatics.qeq import QEqHead
 from phicalc.electrostatics.split_charge import SplitChargeHead
 from phicalc.errors import ConfigError, UnsupportedError
@@ -23,6 +25,8 @@ from phicalc.model.config import (
     HeadConfig,
     LocalChargesConfig,
     ModelConfig,
+    PhiSpectralConfig,
+    PooledConfig,
     QEqConfig,
     SchNetConfig,
     SplitChargeConfig,
@@ -77,7 +81,22 @@ def build_head(
             config.base,
             config.coulomb,
         )
-    return PhiHead(features, layers, elements, cutoff, config.sigma, config.mu)
+    if isinstance(config, PhiSpectralConfig):
+        return PhiSpectralHead(
+            features, layers, elements, cutoff, config.sigma, config.modes, config.width
+        )
+    if isinstance(config, PooledConfig):
+        return PooledHead(features, layers)
+    return PhiHead(
+        features,
+        layers,
+        elements,
+        cutoff,
+        config.sigma,
+        config.mu,
+        config.weights == "random",
+        config.seed,
+    )
 
 
 def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
@@ -164,7 +183,7 @@ class Potential(nn.Module):
         Returns
         -------
         ENERGY (B,), ENERGIES (N,), one ``energy_<term>`` (B,) for each term of the sum, and
-        with a head CHARGES (N,) and whatever else the head reports.
+        with a head that has them CHARGES (N,), and whatever else the head reports.
         """
         if fields.FIELD in graph:
             self.require_field()
@@ -186,12 +205,15 @@ class Potential(nn.Module):
             terms["contact"] = self.contact(index, edge_index, distances)
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
+        has_charges = False
         for i, head in enumerate(self.heads):
             result: Dict[str, Tensor] = head(features, index, graph)
             terms[self.head_names[i]] = result[fields.ENERGIES]
-            charges = charges + result[fields.CHARGES]
+            if fields.CHARGES in result:
+                charges = charges + result[fields.CHARGES]
+                has_charges = True
             output.update(result)
-        if len(self.heads) > 0:
+        if has_charges:
             output[fields.CHARGES] = self.spread_excess(charges, features[-1], total_charge, batch)
 
         energies = torch.zeros_like(charge_of_atom)

@@ -87,6 +87,12 @@ class LossConfig(Section):
     kind: Literal["huber", "mse"] = "huber"
     weights: LossWeights = LossWeights()
     deltas: LossDeltas = LossDeltas()
+    auxiliary: float = Field(
+        default=0.01,
+        ge=0,
+        description="weight in training of what a head asks for besides (phi-spectral: Poisson's "
+        "equation and neutrality)",
+    )
 
     @property
     def properties(self) -> tuple[Property, ...]:

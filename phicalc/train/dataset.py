@@ -59,7 +59,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         If a file cannot be read, a wanted label is missing or absurd, a split would be empty, or
         the validation set holds an element that the training set lacks.
     """
-    train, valid, provenance = _read(config)
+    train, valid, provenance = read_frames(config)
     elements = sorted({int(z) for atoms in train for z in atoms.numbers})
     foreign = {s for atoms in valid for s, z in _symbols(atoms) if z not in elements}
     if foreign:
@@ -148,8 +148,8 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:
-    """Training and validation frames and where they came from."""
+def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:
+    """Training and validation frames of a configuration, and where they came from."""
     data, properties = config.data, config.loss.properties
     frames = read_labelled(data.train, properties, data.skip_train)
     if data.valid is not None:

@@ -55,8 +55,11 @@ class Objective:
         if own:
             graph = graph_dict(collate([graphs[i] for i in own]).to(self.processes.device))
             atoms = sum(graphs[i][fields.SPECIES].shape[0] for i in batch)
-            sums, _ = self._losses(graph)
+            sums, _, prediction = self._losses(graph)
             loss = joint_loss(sums, self.config, len(batch), atoms)
+            if fields.AUXILIARY_LOSS in prediction:
+                asked = prediction[fields.AUXILIARY_LOSS].sum() / len(batch)
+                loss = loss + self.config.auxiliary * asked
             loss.backward()
         return self.processes.sum_gradients(self.model, loss)
 
@@ -71,7 +74,7 @@ class Objective:
         }
         self.model.eval()
         for graph, _ in batches(own, batch_size, device):
-            sums, differences = self._losses(graph)
+            sums, differences, _ = self._losses(graph)
             errors.add({name: r.detach() for name, r in differences.items()}, graph)
             for name, value in sums.items():
                 totals[name] += value.detach()
@@ -81,11 +84,13 @@ class Objective:
         loss = float(joint_loss(totals, self.config, structures, atoms))
         return loss, Evaluation(structures, atoms, *errors.errors())
 
-    def _losses(self, graph: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Summed losses, and the residuals they come from."""
+    def _losses(
+        self, graph: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Mapping[str, Tensor]]:
+        """Summed losses, the residuals they come from, and the prediction."""
         prediction: Mapping[str, Tensor] = self.model(graph)
         for name in self.config.properties:
             if name not in prediction:
                 raise ConfigError(f"loss.weights.{name}: this model does not predict {name}")
         differences = residuals(prediction, graph, self.config.properties)
-        return summed_losses(differences, self.config), differences
+        return summed_losses(differences, self.config), differences, prediction

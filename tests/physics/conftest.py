@@ -5,7 +5,7 @@ import pytest
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 
-from .models import BACKBONES, HEADS, make_model
+from .models import BACKBONES, BROKEN, HEADS, make_model
 
 ALL_MODELS = [(backbone, head) for backbone in BACKBONES for head in HEADS]
 ids = [f"{backbone}-{head}" for backbone, head in ALL_MODELS]
@@ -36,7 +36,14 @@ def tolerance(model: Differentiated) -> dict[str, float]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Heads with Coulomb sums refuse slabs, which test_size.py shows: no more to test there."""
+    """Baselines must fail where `BROKEN` says so.
+
+    Heads with Coulomb sums refuse slabs, which test_size.py shows: no more to test there.
+    """
+    for item in items:
+        reason = _reason_to_fail(item)
+        if reason is not None:
+            item.add_marker(pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True))
     dropped = [item for item in items if _asks_a_coulomb_head_for_a_slab(item)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
@@ -48,3 +55,10 @@ def _asks_a_coulomb_head_for_a_slab(item: pytest.Item) -> bool:
     if "names" not in parameters or "slab" not in (parameters.get("atoms"), parameters.get("kind")):
         return False
     return any(sums_coulomb(head) for head in HEADS[parameters["names"][1]])
+
+
+def _reason_to_fail(item: pytest.Item) -> str | None:
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "names" not in parameters:
+        return None
+    return BROKEN.get(getattr(item, "originalname", ""), {}).get(parameters["names"][1])

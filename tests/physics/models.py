@@ -10,6 +10,8 @@ from phicalc.model.config import (
     ModelConfig,
     PaiNNConfig,
     PhiConfig,
+    PhiSpectralConfig,
+    PooledConfig,
     QEqConfig,
     SchNetConfig,
     SplitChargeConfig,
@@ -33,6 +35,22 @@ HEADS = {
     "phi-coulomb constant": [SplitChargeConfig(base="constant")],
     "local": [LocalChargesConfig()],
     "phi + qeq": [PhiConfig(), QEqConfig()],
+    "random Laplacian": [PhiConfig(weights="random")],
+    "phi-spectral": [PhiSpectralConfig(modes=4)],
+    "pooled": [PooledConfig()],
+}
+
+# Invariants that a baseline breaks by its nature: test → head → why. They are tested all the
+# same, and must fail.
+BROKEN = {
+    "test_supercell": {
+        "phi-spectral": "k modes serve a structure of any size, so the energy is not extensive",
+        "pooled": "one scalar serves a structure of any size, so the energy is not extensive",
+    },
+    "test_fragments_without_edges_are_additive": {
+        "phi-spectral": "two molecules that do not touch share the k modes between them",
+        "pooled": "the mean over all atoms mixes molecules that do not touch",
+    },
 }
 
 

@@ -1,0 +1,66 @@
+"""The command that compares: ``phicalc ablate``.
+
+Exit status: 0 all runs asked for are done; 2 a mistake in the input; 130 stopped by a signal, to
+be taken up again by the same command.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+STOPPED = 130
+WIDTH_OF_A_FILE = 160
+
+commands = typer.Typer()
+
+
+@commands.command()
+def ablate(
+    config: Annotated[Path, typer.Argument(help="YAML file with output, seeds, base and rows.")],
+    rows: Annotated[
+        list[str] | None, typer.Option("--rows", help="Run this row only; repeatable.")
+    ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print what is done, run nothing.")
+    ] = False,
+) -> None:
+    """Train rows × seeds under one budget and print the table with its spreads.
+
+    Ctrl-C stops after the current step; the same command goes on from there, and skips what is
+    done.
+
+    \b
+    Examples:
+      phicalc ablate heads.yaml
+      phicalc ablate heads.yaml --rows "no head" --rows qeq
+      phicalc ablate heads.yaml --table
+    """
+    from phicalc.train.ablation import results_of, run_ablation
+    from phicalc.train.ablation_config import load_ablation
+    from phicalc.train.ablation_table import rich_table, write_tables
+
+    console = Console(highlight=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        console.print(line, markup=False)
+
+    ablation = load_ablation(config)
+    complete = True
+    if not table:
+        complete = run_ablation(
+            ablation,
+            rows or (),
+            say=say,
+            measured=lambda _: write_tables(ablation, results_of(ablation)),
+        )
+    results = results_of(ablation)
+    if results:
+        width = None if console.is_terminal else WIDTH_OF_A_FILE
+        Console(highlight=False, width=width).print(rich_table(ablation, results))
+        say(f"written: {', '.join(str(path) for path in write_tables(ablation, results))}")
+    else:
+        say("no run is done yet")
+    if not complete:
+        raise typer.Exit(STOPPED)

@@ -1,0 +1,122 @@
+"""An ablation: one training configuration, and rows that differ from it in what is to be told."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+from phicalc.errors import ConfigError
+from phicalc.train.config import Section, TrainConfig, parse_config
+
+KEYS_OF_THE_RUN = ("output", "seed")
+
+
+class AblationConfig(Section):
+    """Rows × seeds, all trained alike but for what a row overrides."""
+
+    output: Path = Field(description="directory of all runs and of the table")
+    title: str = Field(default="", description="heading of the table")
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1, description="one run of a row each")
+    base: dict[str, Any] = Field(description="a training configuration without output and seed")
+    rows: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="by name, what differs from the base: nested keys are merged"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"expected seeds that differ, got {seeds}")
+        return seeds
+
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Self:
+        folders: dict[str, str] = {}
+        for name in self.rows:
+            folder = folder_name(name)
+            if not folder or folder in folders:
+                raise ValueError(
+                    f"rows: expected names that give folders of their own, got {name!r}"
+                    + (f" beside {folders[folder]!r}" if folder else "")
+                )
+            folders[folder] = name
+        return self
+
+    def folder(self, row: str, seed: int) -> Path:
+        """Directory of one run."""
+        return self.output / folder_name(row) / f"seed-{seed}"
+
+    def run(self, row: str, seed: int) -> TrainConfig:
+        """Training configuration of one run.
+
+        Raises
+        ------
+        ConfigError
+            If base and row together are no training configuration; names the row.
+        """
+        content = merged(self.base, self.rows[row])
+        forbidden = [key for key in KEYS_OF_THE_RUN if key in content]
+        if forbidden:
+            raise ConfigError(
+                f"row {row!r}: expected no {forbidden[0]} in base or row, it follows from the "
+                "ablation's own output and seeds"
+            )
+        content |= {"output": str(self.folder(row, seed)), "seed": seed}
+        return parse_config(content, source=f"row {row!r}")
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A mapping with another laid over it: nested mappings are merged, all else is replaced.
+
+    A mapping of another ``kind`` (SchNet in place of PaiNN) is replaced whole.
+    """
+    result = dict(base)
+    for key, value in change.items():
+        old = result.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and _same_kind(old, value):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def _same_kind(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return bool(new.get("kind", old.get("kind")) == old.get("kind"))
+
+
+def folder_name(row: str) -> str:
+    """A row's name in lower-case ASCII letters, digits and single dashes."""
+    ascii_only = row.lower().replace("φ", "phi").replace("+", " plus ")
+    return re.sub(r"[^a-z0-9]+", "-", ascii_only).strip("-")
+
+
+def load_ablation(path: str | Path) -> AblationConfig:
+    """Read and validate the YAML file of an ablation, every row of it.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not YAML, or holds an unknown key or a wrong value in itself or
+        in the training configuration of any row.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping with output, base and rows")
+    try:
+        config = AblationConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {key + ': ' if key else ''}{reason}") from None
+    for row in config.rows:
+        config.run(row, config.seeds[0])
+    return config
