@@ -1,5 +1,6 @@
 """What the commands share: arguments, the structure with its calculator, exit statuses, output."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from phicalc.errors import ConfigError, ConvergenceError, PhicalcError, SimulationError
+from phicalc.errors import (
+    ConfigError,
+    ConvergenceError,
+    PhicalcError,
+    SimulationError,
+    StoppedError,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -57,6 +64,8 @@ def exit_codes() -> Iterator[None]:
         yield
     except (ConvergenceError, SimulationError) as error:
         complain(error)
+        if isinstance(error, StoppedError):
+            raise typer.Exit(128 + signal.Signals[error.signal].value) from None
         status = NOT_CONVERGED if isinstance(error, ConvergenceError) else BROKEN_OFF
         raise typer.Exit(status) from None
 

@@ -24,7 +24,7 @@ from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
-from phicalc.workflows.simulation import own_copy
+from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.watching import Display, StopSignals
 
 
@@ -58,7 +58,7 @@ class MDResult:
     trajectories: tuple[Path, ...]
 
 
-class MolecularDynamics:
+class MolecularDynamics(Simulation):
     """Molecular dynamics of a structure with any ASE calculator.
 
         settings = MDSettings(steps=10_000, temperature=300, ensemble="nose-hoover")
@@ -95,15 +95,13 @@ class MolecularDynamics:
         folder: str | Path | None = None,
         name: str = "md",
     ) -> None:
-        self.atoms = own_copy(atoms)
+        super().__init__(atoms, folder, name)
         for wanted in settings.properties:
             if wanted not in atoms.calc.implemented_properties:
                 raise UnsupportedError(f"properties: the calculator does not give {wanted!r}")
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
         self.settings = settings
-        self.folder = None if folder is None else Path(folder)
-        self.name = name
 
     def run(self, *, restart: bool = False, progress: bool = False) -> MDResult:
         """Run to the last step, or to the first SIGINT or SIGTERM.
@@ -125,8 +123,7 @@ class MolecularDynamics:
         StructureError, UnsupportedError
             The calculator refuses the structure.
         """
-        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
-        files = RunFiles(self.folder, self.name, self.settings.formats)
+        files = RunFiles(self.begin(), self.settings.formats)
         checkpoint = files.load() if restart else None
         if checkpoint is None:
             files.begin()

@@ -76,7 +76,7 @@ def test_a_list_of_structures_has_the_errors_of_its_file(best, clusters):
         evaluate_structures(best, frames).errors
         == evaluate_file(best, clusters / "valid.xyz").errors
     )
-    with pytest.raises(DataError, match="^expected energy"):
+    with pytest.raises(DataError, match=r"^expected energy"):
         evaluate_structures(best, [*frames, ase.Atoms("Cu")], properties=["energy"])
 
 
