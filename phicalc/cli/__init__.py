@@ -18,7 +18,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
-from phicalc.cli import predict, simulate
+from phicalc.cli import crystal, predict, simulate
 from phicalc.errors import PhicalcError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ app = typer.Typer(
 )
 app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
+app.add_typer(crystal.commands)
 
 
 def _show_version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from phonopy import Phonopy
 
+    from phicalc.workflows.equation_of_state import EquationOfStateResult
     from phicalc.workflows.spectra import Spectrum
 
 
@@ -110,4 +111,24 @@ def draw_spectra(spectra: dict[str, "Spectrum"]) -> Figure:
         axes.set_xlim(0.0, spectrum.wavenumbers[-1])
         axes.set_ylim(bottom=0.0)
     rows[-1].set_xlabel("wavenumber / cm⁻¹")
+    return figure
+
+
+def draw_equation_of_state(result: "EquationOfStateResult") -> Figure:
+    """Energies and the fitted curve against the volume."""
+    figure = Figure(figsize=(6.0, 4.5))
+    axes = figure.subplots()
+    volumes, energies = result.curve
+    axes.plot(volumes, 1e3 * (energies - result.energy), color=LINE, label=result.equation)
+    axes.plot(
+        result.volumes, 1e3 * (result.energies - result.energy), "o", color=LINE, label="computed"
+    )
+    axes.axvline(result.volume, color="gray", linewidth=0.5)
+    title = f"V₀ = {result.volume:.3f} Å³, B₀ = {result.bulk_modulus:.2f} GPa"
+    if result.lattice_constant is not None:
+        title += f", a₀ = {result.lattice_constant:.4f} Å"
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("volume / Å³")
+    axes.set_ylabel("energy − minimum / meV per cell")
+    axes.legend(frameon=False)
     return figure
