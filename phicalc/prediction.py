@@ -122,9 +122,7 @@ def predict(
     >>> from phicalc import predict
     >>> [p.energy for p in predict("model.pt", ase.io.read("many.xyz", ":"))]  # doctest: +SKIP
     """
-    target = resolve_device(device)
-    if not isinstance(model, LoadedModel) or model.device != target:
-        model = load_model(model.data if isinstance(model, LoadedModel) else model, target)
+    model = _loaded(model, device)
     everything = list(frames)
     charges = _checked(model, everything, charge)
     found: list[Prediction] = []
@@ -183,17 +181,25 @@ def predict_file(
         done += count
         progress(done, len(frames))
 
-    progress(0, len(frames))
     try:
+        model = _loaded(model, device)
+        _checked(model, frames, charge)
+        prepare_folder(path.parent)  # before the computation, after all that costs nothing
         found = predict(
             model, frames, device=device, charge=charge, batch_size=batch_size, advance=advance
         )
     except (StructureError, UnsupportedError) as error:
         raise type(error)(f"{structures}: {error}") from error
-    prepare_folder(path.parent)
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
         write_extxyz(file, [p.attached_to(a) for p, a in zip(found, frames, strict=True)])
     return found
+
+
+def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
+    target = resolve_device(device)
+    if isinstance(model, LoadedModel):
+        return model if model.device == target else load_model(model.data, target)
+    return load_model(model, target)
 
 
 def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) -> list[float]:

@@ -1,5 +1,6 @@
 """``phicalc predict``: the model's results for a whole file of structures."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,14 @@ def predict(
     from phicalc.prediction import predict_file
     from phicalc.workflows.watching import Display
 
-    with exit_codes(), Display(0, "predict", visible=True) as bar:
+    bars: list[Display] = []
+    with exit_codes(), ExitStack() as shown:
+
+        def show(done: int, total: int) -> None:
+            if not bars:  # not before the input has proved sound
+                bars.append(shown.enter_context(Display(total, "predict", visible=True)))
+            bars[0].show(done)
+
         found = predict_file(
             model,
             structures,
@@ -43,7 +51,7 @@ def predict(
             device=device,
             charge=charge,
             batch_size=batch_size,
-            progress=lambda done, total: bar.show(done, total=total),
+            progress=show,
         )
     atoms = sum(len(prediction.forces) for prediction in found)
     say(f"{len(found)} structures, {atoms} atoms; written: {output}")

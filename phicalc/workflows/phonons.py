@@ -10,7 +10,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
-from phicalc.errors import UnsupportedError
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.files import refuse_existing, replacing
 from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, from_file
 from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
@@ -152,6 +152,11 @@ class Phonons(CrystalSimulation):
             raise UnsupportedError("phonons need phonopy; pip install phonopy") from error
         super().__init__(atoms, folder, name)
         self.settings = settings
+        if settings.born_file is not None and not settings.born_file.is_file():
+            raise ConfigError(
+                f"expected a BORN file in phonopy's format, got {settings.born_file}, which does "
+                "not exist"
+            )
 
     def run(self, *, restart: bool = False, progress: bool = False) -> PhononResult:
         """Relax, displace, and compute what follows from the forces.

@@ -36,9 +36,9 @@ class Display:
         )
         self._task = self._progress.add_task(title, total=total, note="")
 
-    def show(self, completed: int, note: str = "", total: int | None = None) -> None:
-        """Move the bar; `total` where it was not known before."""
-        self._progress.update(self._task, completed=completed, note=note, total=total)
+    def show(self, completed: int, note: str = "") -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=completed, note=note)
 
     def __enter__(self) -> "Display":
         self._progress.start()
