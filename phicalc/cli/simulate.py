@@ -101,7 +101,8 @@ def md(
         atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
         result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
     say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
-    say(f"written: {output}/md.log, {', '.join(str(path) for path in result.trajectories)}")
+    written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
+    say(f"written: {', '.join(str(path) for path in written)}")
     if result.stopped_by is not None:
         say(f"stopped by {result.stopped_by}; go on with --restart")
         raise typer.Exit(128 + signal.Signals[result.stopped_by].value)
@@ -246,8 +247,10 @@ def spectra(
 
     \b
     Examples:
-      phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4
+      phicalc md model.pt molecule.xyz -n 40000 -T 300 --timestep 0.5 --every 4
       phicalc spectra md/md.traj
+      phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4 \\
+        --property polarization    (for the infrared of a liquid or crystal)
     """
     from phicalc.workflows.spectra import Spectra, SpectraSettings
 

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
@@ -48,6 +49,8 @@ class MDResult:
         Speed of this call.
     trajectories
         The trajectory files.
+    picture
+        Temperature, energies and conserved quantity against time; None without a folder.
     """
 
     atoms: Atoms
@@ -56,6 +59,7 @@ class MDResult:
     log: NDArray[np.void]
     ns_per_day: float
     trajectories: tuple[Path, ...]
+    picture: Path | None
 
 
 class MolecularDynamics(Simulation):
@@ -64,10 +68,11 @@ class MolecularDynamics(Simulation):
         settings = MDSettings(steps=10_000, temperature=300, ensemble="nose-hoover")
         result = MolecularDynamics(atoms, settings, folder="run").run(progress=True)
 
-    Writes `md.traj` (or `md.extxyz`), `md.log` and `md.checkpoint`. A run that ended early, in
-    whatever way, continues with `run(restart=True)` from its last checkpoint: what was written
-    after that is cut off and computed again, the same to the last bit on one thread. To that end
-    the calculator forgets its history (ASE's `reset`) at every checkpoint, restarted or not.
+    Writes `md.traj` (or `md.extxyz`), `md.log`, `md.checkpoint` and, when it ends, `md.png`. A
+    run that ended early, in whatever way, continues with `run(restart=True)` from its last
+    checkpoint: what was written after that is cut off and computed again, the same to the last
+    bit on one thread. To that end the calculator forgets its history (ASE's `reset`) at every
+    checkpoint, restarted or not.
 
     Parameters
     ----------
@@ -96,9 +101,6 @@ class MolecularDynamics(Simulation):
         name: str = "md",
     ) -> None:
         super().__init__(atoms, folder, name)
-        for wanted in settings.properties:
-            if wanted not in atoms.calc.implemented_properties:
-                raise UnsupportedError(f"properties: the calculator does not give {wanted!r}")
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
         self.settings = settings
@@ -121,8 +123,9 @@ class MolecularDynamics(Simulation):
             A file is in the way, or cannot be written; everything up to the last checkpoint is
             whole, and the run can be restarted from there.
         StructureError, UnsupportedError
-            The calculator refuses the structure.
+            The calculator refuses the structure, or a property asked for.
         """
+        self._check_properties()
         files = RunFiles(self.begin(), self.settings.formats)
         checkpoint = files.load() if restart else None
         if checkpoint is None:
@@ -146,7 +149,18 @@ class MolecularDynamics(Simulation):
             log=files.table(),
             ns_per_day=run.ns_per_day(),
             trajectories=tuple(file.path for file in files.trajectories),
+            picture=files.draw(),
         )
+
+    def _check_properties(self) -> None:
+        """A property that a model does not give is found before the first step, not after it."""
+        for name in self.settings.properties:
+            try:
+                self.atoms.calc.get_property(name, self.atoms)
+            except PropertyNotImplementedError as error:
+                raise UnsupportedError(
+                    f"properties: the calculator does not give {name!r} here ({error})"
+                ) from error
 
 
 class _Run:
