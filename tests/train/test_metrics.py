@@ -164,7 +164,7 @@ def test_energies_are_drawn_without_what_the_composition_explains(frames):
         shifted.append(copy)
     rests = []
     for structures in (frames, shifted):
-        graphs = graphs_of(structures, 4.0, ["energy"])
+        graphs = graphs_of(structures, 4.0, ["energy", "forces"])
         found = evaluate(wrong_by, graphs, properties=["energy"], keep_values=True)
         rests.append(found.values["energy"][0] - found.composition_energies)
     np.testing.assert_allclose(rests[0], rests[1], atol=1e-8)
