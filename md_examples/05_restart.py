@@ -78,6 +78,7 @@ def plot(whole, before, after, path):
             values = scale * (rows[name] - shift)
             axes.plot(1e-3 * rows["time_fs"], values, label=legend, **style)
         axes.set(xlabel="time / ps", ylabel=label)
+        axes.locator_params(axis="x", nbins=5)
     left.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

@@ -57,7 +57,8 @@ app = typer.Typer(
     epilog="\b\nFrom data to a model:\n  phicalc train config.yaml\n"
     "  phicalc export run/best.pt -o model.pt\n  phicalc eval model.pt test.extxyz\n\n"
     "\b\nFrom a model to results:\n  phicalc md model.pt water.xyz -n 10000 -T 300\n"
-    "  phicalc relax model.pt crystal.cif --cell full\n  phicalc phonons model.pt crystal.cif",
+    "  phicalc relax model.pt crystal.cif --cell full\n  phicalc elastic model.pt crystal.cif\n"
+    "  phicalc phonons model.pt crystal.cif\n  phicalc predict model.pt structures.xyz",
 )
 app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
