@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.allocator import keep_freed_memory
-from phicalc.artifact import LoadedModel
+from phicalc.artifact import LoadedModel, ModelMetadata
 from phicalc.checks import check_pbc, check_positions, check_separation, check_species
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.eigenbasis import SolverCache
@@ -123,14 +123,7 @@ class Evaluator:
 
     def _check_support(self, atoms: Atoms, charge: float) -> None:
         for member in self._members:
-            metadata = member.model.metadata
-            if charge != 0.0 and not metadata.supports_total_charge:
-                raise UnsupportedError(
-                    f"expected total charge 0 from a model trained without it, got {charge:g}; "
-                    'remove charge= or atoms.info["charge"], or use a model made for ions'
-                )
-            if not metadata.supports_partial_pbc:
-                check_pbc(atoms.pbc, "this model")
+            check_support(member.model.metadata, atoms, charge)
 
     def _set_species(self, atoms: Atoms) -> None:
         """Tensors that stay the same as long as the atoms do."""
@@ -228,6 +221,23 @@ class Evaluator:
         """Number of evaluations, and mean wall seconds of each by part."""
         count = max(1, self._evaluations)
         return self._evaluations, {name: total / count for name, total in self._seconds.items()}
+
+
+def check_support(metadata: ModelMetadata, atoms: Atoms, charge: float) -> None:
+    """A total charge (e) and periodic directions that a model was made for.
+
+    Raises
+    ------
+    UnsupportedError
+        It was not.
+    """
+    if charge != 0.0 and not metadata.supports_total_charge:
+        raise UnsupportedError(
+            f"expected total charge 0 from a model trained without it, got {charge:g}; "
+            'remove charge= or atoms.info["charge"], or use a model made for ions'
+        )
+    if not metadata.supports_partial_pbc:
+        check_pbc(atoms.pbc, "this model")
 
 
 @contextmanager
