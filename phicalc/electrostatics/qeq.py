@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import AtomScalar, PositivePerElement, start_widths
+from phicalc.electrostatics.charge_operator import ACCURACY, coulomb_energies, coulomb_operator
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
     check_converged,
     equilibrate_iteratively,
+    screening_mesh,
+    solver_tolerance,
 )
-from phicalc.electrostatics.coulomb import (
-    apply_coulomb,
-    coulomb_matrices,
-    coulomb_terms,
-    detached,
-)
+from phicalc.electrostatics.coulomb import coulomb_matrices
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.laplacian import silence_sparse_notice
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -66,16 +65,27 @@ class QEqHead(nn.Module):
         width F and number T of the feature tensors h¹ … hᵀ
     elements
         atomic numbers of the model, in the order of the species index
+    cutoff
+        r_c of the edges | Å
     hardness
         starting value of J | eV/e²
     """
 
     def __init__(
-        self, features: int, layers: int, elements: List[int], hardness: float = 10.0
+        self,
+        features: int,
+        layers: int,
+        elements: List[int],
+        cutoff: float,
+        hardness: float = 10.0,
     ) -> None:
         super().__init__()
+        silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
+        self.cutoff = cutoff
+        self.accuracy = ACCURACY
+        self.tolerance = 0.0
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
@@ -92,7 +102,8 @@ class QEqHead(nn.Module):
         species_index
             (N,) | position of each atom's element in ``elements``
         graph
-            needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE
+            needs POSITIONS, CELL, PBC, EDGE_INDEX, EDGE_VECTORS, BATCH, TOTAL_CHARGE; may hold
+            CHARGE_GUESS
         """
         chi = self.electronegativity(features, species_index)
         hardness = self.hardness(species_index)
@@ -100,18 +111,29 @@ class QEqHead(nn.Module):
         num = graph[fields.TOTAL_CHARGE].shape[0]
         if self.training or num > 1 or widths.shape[0] <= self.dense_limit:
             charges, potential = self.solve_densely(chi, hardness, widths, graph)
+            energies = charges * (chi + 0.5 * potential)
+            iterations, residual = 0, 0.0
         else:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
-            )
-            charges, _, residual = equilibrate_iteratively(
-                chi.detach(), hardness.detach(), detached(terms), graph[fields.TOTAL_CHARGE]
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            diagonal = hardness.detach() + operator.diagonal
+            charges, iterations, residual = equilibrate_iteratively(
+                chi.detach(),
+                hardness.detach(),
+                operator,
+                graph[fields.TOTAL_CHARGE],
+                screening_mesh(graph, diagonal, operator.constant),
+                graph.get(fields.CHARGE_GUESS),
+                solver_tolerance(self.tolerance, features[0]),
             )
             check_converged(residual)
-            potential = hardness * charges + apply_coulomb(terms, charges)
+            own = charges * (chi + 0.5 * hardness * charges)
+            energies = own + coulomb_energies(operator, charges, graph)
         return {
-            fields.ENERGIES: charges * (chi + 0.5 * potential),
+            fields.ENERGIES: energies,
             fields.CHARGES: charges,
+            fields.EQUILIBRATED_CHARGES: charges,
+            fields.CHARGE_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
+            fields.CHARGE_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
 
     def solve_densely(

@@ -26,14 +26,15 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
-from phicalc.electrostatics.charge_solvers import DENSE_LIMIT, flow_iteratively
-from phicalc.electrostatics.coulomb import (
-    CoulombTerms,
-    apply_coulomb,
-    coulomb_matrices,
-    coulomb_terms,
-    detached,
+from phicalc.electrostatics.charge_operator import (
+    ACCURACY,
+    CoulombOperator,
+    apply_operator,
+    coulomb_energies,
+    coulomb_operator,
 )
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT, flow_iteratively, solver_tolerance
+from phicalc.electrostatics.coulomb import coulomb_matrices
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
@@ -113,6 +114,8 @@ class SplitChargeHead(nn.Module):
         silence_sparse_notice()
         self.needs_positions = coulomb
         self.dense_limit = DENSE_LIMIT
+        self.accuracy = ACCURACY
+        self.tolerance = 0.0
         self.cutoff = cutoff
         self.sigma = sigma
         start = [-value for value in pauling_electronegativities(elements)]
@@ -145,20 +148,26 @@ class SplitChargeHead(nn.Module):
         base = self.base_charges(features, species_index, graph)
         num = graph[fields.TOTAL_CHARGE].shape[0]
         if self.training or num > 1 or source.shape[0] <= self.dense_limit:
-            potential, flow, felt = self.solve_densely(
+            potential, flow, interaction = self.solve_densely(
                 source, weights, hardness, base, species_index, graph
             )
             iterations, residual = 0, 0.0
         else:
-            potential, flow, felt, iterations, residual = self.solve_iteratively(
-                source, weights, hardness, base, species_index, graph
+            potential, flow, interaction, iterations, residual = self.solve_iteratively(
+                source,
+                weights,
+                hardness,
+                base,
+                species_index,
+                graph,
+                solver_tolerance(self.tolerance, features[0]),
             )
         edge_energy = weights * edge_difference(potential, edge_index) ** 2
         energies = (
             potential * flow
             - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
             + (0.5 * hardness * flow - source) * flow
-            + 0.5 * (base + flow) * felt
+            + interaction
         )
         return {
             fields.ENERGIES: energies,
@@ -178,7 +187,7 @@ class SplitChargeHead(nn.Module):
         species_index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """φ | V, ρ | e and the Coulomb potential A q | V, all (N,), for a batch."""
+        """φ | V, ρ | e and the Coulomb energies ½ q_i (Aq)_i | eV, all (N,), for a batch."""
         edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
         slots, size = row_slots(graph[fields.BATCH], num)
         matrices = self.coulomb(species_index, graph, size)
@@ -196,7 +205,7 @@ class SplitChargeHead(nn.Module):
             flow = apply_laplacian(weights.detach(), edge_index, potential)
         rows = to_rows(base + flow, slots, num, size)
         felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        return potential, flow, felt
+        return potential, flow, 0.5 * (base + flow) * felt
 
     def solve_iteratively(
         self,
@@ -206,6 +215,7 @@ class SplitChargeHead(nn.Module):
         base: Tensor,
         species_index: Tensor,
         graph: Dict[str, Tensor],
+        tolerance: float,
     ) -> Tuple[Tensor, Tensor, Tensor, int, float]:
         """The same for one large structure, without matrices and without derivatives of φ.
 
@@ -213,30 +223,26 @@ class SplitChargeHead(nn.Module):
         """
         edge_index = graph[fields.EDGE_INDEX]
         right = source.detach()
-        terms: Optional[CoulombTerms] = None
-        constant: Optional[CoulombTerms] = None
+        operator: Optional[CoulombOperator] = None
         if self.needs_positions:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS],
-                graph[fields.CELL],
-                graph[fields.PBC],
-                self.widths(species_index),
-            )
-            constant = detached(terms)
-            right = right - apply_coulomb(constant, base.detach())
+            widths = self.widths(species_index)
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            if bool((base != 0.0).any()):
+                right = right - apply_operator(operator, base.detach())
         potential, iterations, residual = flow_iteratively(
             right,
             weights.detach(),
             edge_index,
             hardness.detach(),
-            constant,
+            operator,
             graph.get(fields.POTENTIAL_GUESS),
+            tolerance,
         )
         flow = apply_laplacian(weights.detach(), edge_index, potential)
-        felt = torch.zeros_like(flow)
-        if terms is not None:
-            felt = apply_coulomb(terms, base + flow)
-        return potential, flow, felt, iterations, residual
+        interaction = torch.zeros_like(flow)
+        if operator is not None:
+            interaction = coulomb_energies(operator, base + flow, graph)
+        return potential, flow, interaction, iterations, residual
 
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""

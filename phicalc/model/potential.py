@@ -59,9 +59,9 @@ def build_head(
 ) -> nn.Module:
     """The electrostatics head that a configuration names."""
     if isinstance(config, QEqConfig):
-        return QEqHead(features, layers, elements, config.hardness)
+        return QEqHead(features, layers, elements, cutoff, config.hardness)
     if isinstance(config, LocalChargesConfig):
-        return LocalChargesHead(features, layers, elements)
+        return LocalChargesHead(features, layers, elements, cutoff)
     if isinstance(config, SplitChargeConfig):
         return SplitChargeHead(
             features,
