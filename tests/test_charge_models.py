@@ -126,7 +126,7 @@ def test_a_formal_charge_of_an_unknown_element():
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("kind", ["molecule", "bulk"])
 def test_dense_and_iterative_solves_agree(heads, kind, request):
-    """The same structure with the matrix of its charges, and without any matrix."""
+    """The same structure with the matrix of its charges, and by iterations on a mesh."""
     atoms = request.getfixturevalue(kind)
     atoms = atoms * (2, 2, 1) if kind == "bulk" else atoms
     atoms.rattle(0.1, seed=2)
@@ -135,7 +135,7 @@ def test_dense_and_iterative_solves_agree(heads, kind, request):
     outputs = []
     for limit in (1000, 0):
         for head in model.potential.heads:
-            head.dense_limit = limit
+            head.dense_limit, head.accuracy, head.tolerance = limit, 1e-11, 1e-10
         atoms.calc = PhiCalculator(load_model(model_bytes(model, metadata_of(model))))
         atoms.get_potential_energy()
         outputs.append(atoms.calc.results)
