@@ -29,15 +29,24 @@ class LocalChargesHead(nn.Module):
         atomic numbers of the model, in the order of the species index
     cutoff
         r_c of the edges | Å
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
-    def __init__(self, features: int, layers: int, elements: List[int], cutoff: float) -> None:
+    def __init__(
+        self,
+        features: int,
+        layers: int,
+        elements: List[int],
+        cutoff: float,
+        accuracy: float = ACCURACY,
+    ) -> None:
         super().__init__()
         silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
         self.cutoff = cutoff
-        self.accuracy = ACCURACY
+        self.accuracy = accuracy
         self.charges = BaseCharges(features, layers, [0.0] * len(elements), True)
         self.widths = PositivePerElement(start_widths(elements))
 

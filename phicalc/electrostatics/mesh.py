@@ -174,7 +174,8 @@ def charge_waves(mesh: Mesh, charges: Tensor) -> Tensor:
         device=charges.device,
     )
     grid = grid.index_add(0, mesh.points, (mesh.spread * charges[:, None]).view(-1))
-    return torch.fft.rfftn(grid.view(shape), dim=[1, 2, 3])
+    waves: Tensor = torch.fft.rfftn(grid.view(shape), dim=[1, 2, 3])
+    return waves
 
 
 def mesh_potential(mesh: Mesh, waves: Tensor) -> Tensor:
@@ -183,7 +184,8 @@ def mesh_potential(mesh: Mesh, waves: Tensor) -> Tensor:
         product = waves * mesh.kernel[0]
     else:
         product = (mesh.kernel * waves[None]).sum(1)
-    return torch.fft.irfftn(product, s=mesh.shape, dim=[1, 2, 3]).view(-1)
+    potential: Tensor = torch.fft.irfftn(product, s=mesh.shape, dim=[1, 2, 3])
+    return potential.view(-1)
 
 
 def apply_mesh(mesh: Mesh, charges: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class QEqHead(nn.Module):
         r_c of the edges | Å
     hardness
         starting value of J | eV/e²
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
     def __init__(
@@ -78,13 +80,14 @@ class QEqHead(nn.Module):
         elements: List[int],
         cutoff: float,
         hardness: float = 10.0,
+        accuracy: float = ACCURACY,
     ) -> None:
         super().__init__()
         silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
         self.cutoff = cutoff
-        self.accuracy = ACCURACY
+        self.accuracy = accuracy
         self.tolerance = 0.0
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))

@@ -96,6 +96,8 @@ class SplitChargeHead(nn.Module):
         base charges are learned from the features besides
     coulomb
         False leaves A out, which makes it a Φ head
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
     def __init__(
@@ -109,12 +111,13 @@ class SplitChargeHead(nn.Module):
         formal_charges: List[float],
         learned_base: bool,
         coulomb: bool,
+        accuracy: float = ACCURACY,
     ) -> None:
         super().__init__()
         silence_sparse_notice()
         self.needs_positions = coulomb
         self.dense_limit = DENSE_LIMIT
-        self.accuracy = ACCURACY
+        self.accuracy = accuracy
         self.tolerance = 0.0
         self.cutoff = cutoff
         self.sigma = sigma

@@ -59,9 +59,9 @@ def build_head(
 ) -> nn.Module:
     """The electrostatics head that a configuration names."""
     if isinstance(config, QEqConfig):
-        return QEqHead(features, layers, elements, cutoff, config.hardness)
+        return QEqHead(features, layers, elements, cutoff, config.hardness, config.accuracy)
     if isinstance(config, LocalChargesConfig):
-        return LocalChargesHead(features, layers, elements, cutoff)
+        return LocalChargesHead(features, layers, elements, cutoff, config.accuracy)
     if isinstance(config, SplitChargeConfig):
         return SplitChargeHead(
             features,
@@ -73,6 +73,7 @@ def build_head(
             formal_charges(config, elements),
             config.base == "learned",
             config.coulomb,
+            config.accuracy,
         )
     return PhiHead(features, layers, elements, cutoff, config.sigma, config.mu)
 
