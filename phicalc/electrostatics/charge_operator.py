@@ -226,6 +226,15 @@ def coulomb_energies(
     return (charges - 0.5 * fixed) * felt + (operator.constant / charges.shape[0]) * change
 
 
+def coulomb_coupling(
+    operator: CoulombOperator, first: Tensor, second: Tensor, graph: Dict[str, Tensor]
+) -> Tensor:
+    """Energy q'ᵀA q'' | eV of two sets of charges (N,), with first derivatives as above."""
+    both = coulomb_energies(operator, first + second, graph)
+    each = coulomb_energies(operator, first, graph) + coulomb_energies(operator, second, graph)
+    return (both - each).sum()
+
+
 def linear(variable: Tensor, gradient: Tensor) -> Tensor:
     """Zero, with a given gradient."""
     return ((variable - variable.detach()) * gradient.detach()).sum()

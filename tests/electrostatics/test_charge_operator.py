@@ -13,6 +13,7 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.charge_operator import (
     apply_operator,
+    coulomb_coupling,
     coulomb_energies,
     coulomb_operator,
 )
@@ -218,6 +219,19 @@ def test_a_large_molecule_is_summed_directly():
     assert found[0] == pytest.approx(float(energy.detach()), abs=1e-12)
     assert_allclose(found[1], -gradient, atol=1e-12)
     assert_allclose(found[3], matrix.detach() @ q, atol=1e-12)
+
+
+def test_the_coupling_of_two_sets_of_charges():
+    """Its derivative with respect to one set is the potential of the other."""
+    atoms = tilted_water(8)
+    first, second = random_charges(24, 1.0), random_charges(24).flip(0).requires_grad_()
+    graph = graph_of(atoms)
+    operator = coulomb_operator(graph, widths_of(atoms, NARROW), CUTOFF)
+    energy = coulomb_coupling(operator, first, second, graph)
+    potential = apply_operator(operator, first)
+    assert float(energy.detach()) == pytest.approx(float(second.detach() @ potential), abs=1e-10)
+    (found,) = torch.autograd.grad(energy, second)
+    assert_allclose(found, potential, atol=1e-10)
 
 
 def test_a_slab_is_refused():
