@@ -128,6 +128,51 @@ class QEqHead(nn.Module):
             fields.CHARGES: charges,
         }
 
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        result: Dict[str, Tensor],
+        features: List[Tensor],
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Zeros −z_i [χ + (J + A) q]_i (N,) | eV, whose gradient is that of ∂E/∂q · dq/dx.
+
+        The adjoint z is an equilibration too, of −∂E/∂q at no total charge.
+
+        Parameters
+        ----------
+        gradient
+            (N,) | V | ∂E/∂q of an energy that depends on the charges
+        result
+            what ``forward`` gave; the other arguments are those of ``forward``
+
+        Raises
+        ------
+        ConvergenceError
+        """
+        chi = self.electronegativity(features, species_index)
+        hardness, widths = self.hardness(species_index), self.widths(species_index)
+        charges = result[fields.CHARGES]
+        neutral = torch.zeros_like(graph[fields.TOTAL_CHARGE])
+        if neutral.shape[0] > 1 or widths.shape[0] <= self.dense_limit:
+            kernel, slots = self.kernel_rows(hardness, widths, graph)
+            num, size = kernel.shape[0], kernel.shape[1]
+            rows = to_rows(-gradient, slots, num, size)
+            adjoint = from_rows(equilibrate(rows, kernel.detach(), neutral), slots)
+            rows = to_rows(charges, slots, num, size)
+            potential = from_rows(torch.matmul(kernel, rows[:, :, None]).squeeze(2), slots)
+        else:
+            terms = coulomb_terms(
+                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
+            )
+            adjoint, _, residual = equilibrate_iteratively(
+                -gradient, hardness.detach(), detached(terms), neutral
+            )
+            check_converged(residual)
+            potential = hardness * charges + apply_coulomb(terms, charges)
+        return -adjoint * (chi + potential)
+
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> FieldResponse:
@@ -171,17 +216,23 @@ class QEqHead(nn.Module):
         self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
     ) -> Tuple[Tensor, Tensor]:
         """Charges | e and their potential (J + A) q | V, both (N,), from χ, J and σ (N,)."""
-        batch, total_charge = graph[fields.BATCH], graph[fields.TOTAL_CHARGE]
-        num = total_charge.shape[0]
-        slots, size = row_slots(batch, num)
-        kernel = coulomb_matrices(
-            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
-        )
-        kernel = kernel + torch.diag_embed(to_rows(hardness, slots, num, size))
-        chi_rows = to_rows(chi, slots, num, size)
+        total_charge = graph[fields.TOTAL_CHARGE]
+        kernel, slots = self.kernel_rows(hardness, widths, graph)
+        chi_rows = to_rows(chi, slots, kernel.shape[0], kernel.shape[1])
         if self.training:
             charges = equilibrate(chi_rows, kernel, total_charge)
         else:
             charges = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
         potential = torch.matmul(kernel, charges[:, :, None]).squeeze(2)
         return from_rows(charges, slots), from_rows(potential, slots)
+
+    def kernel_rows(
+        self, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """J + A of a batch (B, M, M) | eV/e², and the place of every atom in its rows (N,)."""
+        batch, num = graph[fields.BATCH], graph[fields.TOTAL_CHARGE].shape[0]
+        slots, size = row_slots(batch, num)
+        kernel = coulomb_matrices(
+            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
+        )
+        return kernel + torch.diag_embed(to_rows(hardness, slots, num, size)), slots

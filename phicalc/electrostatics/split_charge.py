@@ -287,6 +287,60 @@ class SplitChargeHead(nn.Module):
             felt = apply_coulomb(terms, base + flow)
         return potential, flow, felt, iterations, residual
 
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        result: Dict[str, Tensor],
+        features: List[Tensor],
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Zeros by atom (N,) | eV, whose gradient is that of ∂E/∂ρ · dρ/dx.
+
+        They are −z·∂F/∂φ − (Lz)·∂F/∂ρ, where the adjoint z solves the equation of φ with ∂E/∂q as
+        its source.
+
+        Parameters
+        ----------
+        gradient
+            (N,) | V | ∂E/∂q of an energy that depends on the charges
+        result
+            what ``forward`` gave; the other arguments are those of ``forward``
+
+        Raises
+        ------
+        ConvergenceError
+        """
+        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
+        potential, weights = result[fields.POTENTIAL], result[fields.LAPLACIAN_WEIGHTS]
+        fixed = weights.detach()
+        flow = apply_laplacian(fixed, edge_index, potential)
+        source, hardness = self.source(features, species_index), self.hardness(species_index)
+        charges = self.base_charges(features, species_index, graph) + flow
+        if num > 1 or source.shape[0] <= self.dense_limit:
+            slots, size = row_slots(graph[fields.BATCH], num)
+            matrices = self.coulomb(species_index, graph, size)
+            laplacian = laplacian_rows(fixed, edge_index, slots, num, size)
+            kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
+            right = to_rows(gradient, slots, num, size)
+            adjoint = from_rows(flow_potential(right, laplacian, kernel.detach()), slots)
+            rows = to_rows(charges, slots, num, size)
+            felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
+        else:
+            terms = self.coulomb_terms(species_index, graph)
+            constant = None if terms is None else detached(terms)
+            adjoint, _, residual = flow_iteratively(
+                gradient, fixed, edge_index, hardness.detach(), constant
+            )
+            check_converged(residual)
+            felt = torch.zeros_like(flow)
+            if terms is not None:
+                felt = apply_coulomb(terms, charges)
+        adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+        of_potential = flow - apply_laplacian(weights, edge_index, potential)
+        of_flow = potential + hardness * flow - source + felt
+        return -adjoint * of_potential - adjoint_flow * of_flow
+
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> FieldResponse:
