@@ -7,15 +7,17 @@ if TYPE_CHECKING:
     from phicalc.artifact import load_model
     from phicalc.calculator import PhiCalculator
     from phicalc.errors import PhicalcError
+    from phicalc.prediction import predict
 
 __version__ = "0.1.0"
 
-__all__ = ["PhiCalculator", "PhicalcError", "__version__", "load_model"]
+__all__ = ["PhiCalculator", "PhicalcError", "__version__", "load_model", "predict"]
 
 _HOMES = {
     "PhiCalculator": "phicalc.calculator",
     "PhicalcError": "phicalc.errors",
     "load_model": "phicalc.artifact",
+    "predict": "phicalc.prediction",
 }
 
 

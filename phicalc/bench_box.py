@@ -242,8 +242,9 @@ class Rivals:
         start = time.perf_counter()
         self._bare_model.call("energy", recorded).detach().cpu()
         seconds["forward"] = time.perf_counter() - start
-        iterations = uncached.output.get(fields.SOLVER_ITERATIONS, torch.zeros(1))
-        return RivalResult(seconds, int(iterations), vectors.shape[0])
+        counts = (fields.SOLVER_ITERATIONS, fields.CHARGE_ITERATIONS)
+        iterations = sum(int(uncached.output[name]) for name in counts if name in uncached.output)
+        return RivalResult(seconds, iterations, vectors.shape[0])
 
 
 def _timed_evaluation(evaluator: Evaluator, atoms: Atoms) -> tuple[float, Evaluation]:

@@ -29,6 +29,17 @@ class ConvergenceError(PhicalcError):
     """An iterative solve or a workflow that did not converge within its limit."""
 
 
+class StoppedError(ConvergenceError):
+    """A workflow that a signal ended early, to be taken up again with restart.
+
+    `signal` is its name, such as "SIGINT".
+    """
+
+    def __init__(self, message: str, signal: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 class OutputError(PhicalcError):
     """A file or folder that cannot be written, or that a new run would overwrite."""
 

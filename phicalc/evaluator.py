@@ -7,7 +7,7 @@ it.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.allocator import keep_freed_memory
-from phicalc.artifact import LoadedModel
+from phicalc.artifact import LoadedModel, ModelMetadata
 from phicalc.checks import check_pbc, check_positions, check_separation, check_species
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.eigenbasis import SolverCache
@@ -35,6 +35,13 @@ class _Member:
 
     model: LoadedModel
     cache: SolverCache
+    charges: SolverCache
+    """Of charges that are equilibrated, where the other is of the potential φ."""
+
+    def restart(self) -> None:
+        """Forget the last structure."""
+        self.cache.restart()
+        self.charges.restart()
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,10 @@ class Evaluator:
         self.device = models[0].device
         self.cache = cache
         self.threads = threads
-        self._members = [_Member(model, SolverCache(model.metadata.basis_size)) for model in models]
+        self._members = [
+            _Member(model, SolverCache(model.metadata.basis_size), SolverCache(0))
+            for model in models
+        ]
         self._elements = set.intersection(*(set(model.metadata.elements) for model in models))
         self._lists = {
             cutoff: NeighbourList(cutoff, skin)
@@ -119,18 +129,11 @@ class Evaluator:
         for item in self._lists.values():
             item.forget()
         for member in self._members:
-            member.cache.restart()
+            member.restart()
 
     def _check_support(self, atoms: Atoms, charge: float) -> None:
         for member in self._members:
-            metadata = member.model.metadata
-            if charge != 0.0 and not metadata.supports_total_charge:
-                raise UnsupportedError(
-                    f"expected total charge 0 from a model trained without it, got {charge:g}; "
-                    'remove charge= or atoms.info["charge"], or use a model made for ions'
-                )
-            if not metadata.supports_partial_pbc:
-                check_pbc(atoms.pbc, "this model")
+            check_support(member.model.metadata, atoms, charge)
 
     def _set_species(self, atoms: Atoms) -> None:
         """Tensors that stay the same as long as the atoms do."""
@@ -185,38 +188,64 @@ class Evaluator:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""
         if not self.cache:
             return {}
+        num_atoms = graph[fields.SPECIES].shape[0]
+        member.charges.basis(num_atoms)  # notices another structure
         entries = {
-            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
+            fields.BASIS: member.cache.basis(num_atoms),
             fields.POTENTIAL_GUESS: member.cache.guess(),
+            fields.CHARGE_GUESS: member.charges.guess(),
         }
         return {name: value for name, value in entries.items() if value is not None}
 
     def _learn(self, member: _Member, graph: Graph, output: Graph) -> None:
-        """Show the cache a finished solve; refuse one that did not converge."""
-        if fields.SOLVER_RESIDUAL not in output:
-            return
-        residual = float(output[fields.SOLVER_RESIDUAL])
-        if not residual <= LARGEST_RESIDUAL:
-            member.cache.restart()
-            raise ConvergenceError(
-                f"expected Poisson's equation solved to a residual of {LARGEST_RESIDUAL:.0e}, got "
-                f"{residual:.1e}; the structure is far from all that the model was trained on"
-            )
-        if self.cache:
-            member.cache.observe(
-                self._lists[member.model.metadata.cutoff].topology,
-                output[fields.LAPLACIAN_WEIGHTS],
-                graph[fields.EDGE_INDEX],
-                output[fields.POTENTIAL],
-                int(output[fields.SOLVER_ITERATIONS]),
-                residual,
-            )
+        """Show the caches the finished solves; refuse one that did not converge."""
+        for cache, solution, iterations, residual in (
+            (
+                member.cache,
+                fields.POTENTIAL,
+                fields.SOLVER_ITERATIONS,
+                fields.SOLVER_RESIDUAL,
+            ),
+            (
+                member.charges,
+                fields.EQUILIBRATED_CHARGES,
+                fields.CHARGE_ITERATIONS,
+                fields.CHARGE_RESIDUAL,
+            ),
+        ):
+            if residual not in output:
+                continue
+            left = float(output[residual])
+            if not left <= LARGEST_RESIDUAL:
+                member.restart()
+                raise ConvergenceError(
+                    f"expected Poisson's equation solved to a residual of {LARGEST_RESIDUAL:.0e}, "
+                    f"got {left:.1e}; the structure is far from all that the model was trained on"
+                )
+            if self.cache:
+                cache.observe(
+                    self._lists[member.model.metadata.cutoff].topology,
+                    output.get(fields.LAPLACIAN_WEIGHTS),
+                    graph[fields.EDGE_INDEX],
+                    output[solution],
+                    int(output[iterations]),
+                    left,
+                )
 
     def cache_info(self) -> dict[str, float | str]:
         """What was reused so far: neighbour lists, and the first model's electrostatics."""
         updates = sum(item.updates for item in self._lists.values())
         rebuilds = sum(item.rebuilds for item in self._lists.values())
-        solver = self._members[0].cache.info
+        solver, charges = self._members[0].cache.info, self._members[0].charges.info
+        if solver.steps == 0:
+            solver = charges
+        elif charges.steps > 0:
+            solver = replace(
+                solver,
+                iterations=solver.iterations + charges.iterations,
+                last_iterations=solver.last_iterations + charges.last_iterations,
+                last_residual=max(solver.last_residual, charges.last_residual),
+            )
         return {
             "neighbour_updates": updates,
             "neighbour_rebuilds": rebuilds,
@@ -228,6 +257,23 @@ class Evaluator:
         """Number of evaluations, and mean wall seconds of each by part."""
         count = max(1, self._evaluations)
         return self._evaluations, {name: total / count for name, total in self._seconds.items()}
+
+
+def check_support(metadata: ModelMetadata, atoms: Atoms, charge: float) -> None:
+    """A total charge (e) and periodic directions that a model was made for.
+
+    Raises
+    ------
+    UnsupportedError
+        It was not.
+    """
+    if charge != 0.0 and not metadata.supports_total_charge:
+        raise UnsupportedError(
+            f"expected total charge 0 from a model trained without it, got {charge:g}; "
+            'remove charge= or atoms.info["charge"], or use a model made for ions'
+        )
+    if not metadata.supports_partial_pbc:
+        check_pbc(atoms.pbc, "this model")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 
-TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
+TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 """Largest deviation of the file from the network, relative to the largest value of each output."""
 
 COMPARED = (fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES)

@@ -20,6 +20,7 @@ TOTAL_CHARGE: Final = "total_charge"  # (B,) float64 | e | total charge Q
 FIELD: Final = "field"  # (B, 3) float64 | V/Å | optional: uniform electric field; absent: zero
 BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenbasis
 POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
+CHARGE_GUESS: Final = "charge_guess"  # (N,) float64 | e | optional: start of the equilibration
 
 # --- outputs (labels in training data bear the same names) ----------------------------------------
 ENERGY: Final = "energy"  # (B,) float64 | eV | total energy
@@ -39,3 +40,6 @@ LAPLACIAN_WEIGHTS: Final = "laplacian_weights"  # (E,) float64 | e/V | edge weig
 AUXILIARY_LOSS: Final = "auxiliary_loss"  # (B,) float64 | - | what a head adds to the training loss
 SOLVER_ITERATIONS: Final = "solver_iterations"  # (1,) int64 | - | CG iterations; 0: direct solve
 SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residual of the solve
+EQUILIBRATED_CHARGES: Final = "equilibrated_charges"  # (N,) float64 | e | q of the qeq head
+CHARGE_ITERATIONS: Final = "charge_iterations"  # (1,) int64 | - | as above, of the equilibration
+CHARGE_RESIDUAL: Final = "charge_residual"  # (1,) float64 | - | as above, of the equilibration

@@ -126,7 +126,7 @@ def test_a_formal_charge_of_an_unknown_element():
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("kind", ["molecule", "bulk"])
 def test_dense_and_iterative_solves_agree(heads, kind, request):
-    """The same structure with the matrix of its charges, and without any matrix."""
+    """The same structure with the matrix of its charges, and by iterations on a mesh."""
     atoms = request.getfixturevalue(kind)
     atoms = atoms * (2, 2, 1) if kind == "bulk" else atoms
     atoms.rattle(0.1, seed=2)
@@ -135,7 +135,7 @@ def test_dense_and_iterative_solves_agree(heads, kind, request):
     outputs = []
     for limit in (1000, 0):
         for head in model.potential.heads:
-            head.dense_limit = limit
+            head.dense_limit, head.accuracy, head.tolerance = limit, 1e-11, 1e-10
         atoms.calc = PhiCalculator(load_model(model_bytes(model, metadata_of(model))))
         atoms.get_potential_energy()
         outputs.append(atoms.calc.results)
@@ -145,9 +145,10 @@ def test_dense_and_iterative_solves_agree(heads, kind, request):
         assert_allclose(iterative[name], dense[name], atol=1e-8)
 
 
-def test_a_warm_start_saves_iterations_and_changes_nothing(bulk):
-    """Along a short trajectory: φ starts from the last steps, energies and forces stay the same."""
-    model = small_potential("float64", heads=HEADS["phi-coulomb learned"])
+@pytest.mark.parametrize("heads", ["phi-coulomb learned", "qeq"])
+def test_a_warm_start_saves_iterations_and_changes_nothing(heads, bulk):
+    """Along a short trajectory: φ or q starts from the last steps, energies and forces stay."""
+    model = small_potential("float64", heads=HEADS[heads])
     model.potential.heads[0].dense_limit = 0
     loaded = load_model(model_bytes(model, metadata_of(model)))
     warm, cold = PhiCalculator(loaded), PhiCalculator(loaded, cache=False)
@@ -158,8 +159,8 @@ def test_a_warm_start_saves_iterations_and_changes_nothing(bulk):
         atoms.positions += velocity
         found = warm.get_potential_energy(atoms), warm.get_forces(atoms)
         iterations.append(warm.cache_info()["solver_last_iterations"])
-        assert found[0] == pytest.approx(cold.get_potential_energy(atoms), abs=1e-9)
-        assert_allclose(found[1], cold.get_forces(atoms), atol=1e-8)
+        assert found[0] == pytest.approx(cold.get_potential_energy(atoms), abs=1e-8)
+        assert_allclose(found[1], cold.get_forces(atoms), atol=2e-7)
     assert 0 < iterations[-1] < 0.7 * iterations[0]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from typer.testing import CliRunner
 
@@ -84,29 +85,127 @@ def test_phonons_and_spectra(tmp_path, water):
     assert "no infrared spectrum" in result.output
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (("md", MODEL, "none.xyz", "-n", 1, "-T", 300), "does not exist"),
-        (("md", MODEL, "WATER", "-n", 0, "-T", 300), "steps: expected"),
-        (("md", MODEL, "WATER", "-n", 1, "-T", -5), "temperature"),
-        (("md", MODEL, "WATER", "-n", 1, "-T", "hot"), "temperature: expected a number or a ramp"),
-        (("md", MODEL, "WATER", "-n", 1, "-T", 300, "--fix", "a"), "--fix: expected atoms"),
-        (("md", MODEL, "WATER", "-n", 1, "-T", 300, "--frame", 3), "--frame: expected one of 1"),
-        (("md", "none.pt", "WATER", "-n", 1, "-T", 300), "none.pt"),
-        (("relax", MODEL, "COPPER"), "Cu"),
-        (("relax", MODEL, "WATER", "-o", "WATER/x"), "expected a writable folder"),
-        (("phonons", MODEL, "COPPER"), "Cu"),
-        (("spectra", "COPPER"), "momenta"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(water, tmp_path, monkeypatch, arguments, message):
-    copper = tmp_path / "copper.xyz"
-    write(copper, bulk("Cu"))
+def test_eos_and_elastic(tmp_path):
+    path = tmp_path / "nacl.xyz"
+    write(path, bulk("NaCl", "rocksalt", a=5.7))
+    command = ["--no-relax", "-o", tmp_path / "out"]
+    # the model knows the liquid: its crystal has a minimum somewhere, found or not
+    result = call("eos", MODEL, path, "--span", 0.3, "--points", 7, *command)
+    assert result.exit_code in (0, 3), result.output
+    if result.exit_code == 0:
+        assert "bulk modulus" in result.output and (tmp_path / "out" / "eos.png").exists()
+    else:
+        assert "expected the minimum between" in result.stderr
+    result = call("elastic", MODEL, path, *command)
+    assert result.exit_code == 0, result.output
+    assert "space group Fm-3m (225)" in result.output and "Poisson" in result.output
+    assert (tmp_path / "out" / "elastic.json").exists()
+
+
+# what every command needs besides its files, to get as far as opening them
+COMMANDS = {
+    "md": ("-n", 1, "-T", 300),
+    "relax": (),
+    "phonons": (),
+    "eos": (),
+    "elastic": (),
+    "predict": (),
+    "eval": (),
+}
+FILES = {
+    "missing structure": ("MODEL", "none.xyz", "does not exist"),
+    "unknown extension": ("MODEL", "WATER.abc", "expected a format that ASE reads"),
+    "damaged structure": ("MODEL", "BROKEN.xyz", "expected a sound file of structures"),
+    "missing model": ("none.pt", "CRYSTAL.xyz", "no such file; expected a phicalc model"),
+    "no model": ("CRYSTAL.xyz", "CRYSTAL.xyz", "expected a phicalc model"),
+    "cut model": ("CUT.pt", "CRYSTAL.xyz", "cut short"),
+    "foreign element": ("MODEL", "COPPER.xyz", "got Cu"),
+    "no device": ("MODEL", "CRYSTAL.xyz", "CUDA"),
+    "unwritable": ("MODEL", "CRYSTAL.xyz", "expected a writable folder"),
+}
+OWN = [
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 0, "-T", 300), "steps: expected"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", -5), "temperature"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1), "temperature: expected a value in K"),
+    (
+        ("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", "hot"),
+        "temperature: expected a number or a ramp",
+    ),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--timestep", 0), "timestep: expected"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--every", 0), "_every: expected"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--fix", "a"), "--fix: expected atoms"),
+    (
+        ("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--frame", 3),
+        "--frame: expected one of 1",
+    ),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--ensemble", "nph"), "ensemble"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "-P", 1), "pressure: expected npt"),
+    (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--property", "magmom"), "magmom"),
+    (("relax", "MODEL", "CRYSTAL.xyz", "-n", 0), "steps: expected"),
+    (("relax", "MODEL", "CRYSTAL.xyz", "--max-force", -1), "max_force: expected"),
+    (("relax", "MODEL", "MOLECULE.xyz", "--cell", "full"), "periodic in three directions"),
+    (("phonons", "MODEL", "CRYSTAL.xyz", "--length", 0), "supercell_length: expected"),
+    (("phonons", "MODEL", "MOLECULE.xyz"), "periodic in three directions"),
+    (
+        ("phonons", "MODEL", "CRYSTAL.xyz", "--no-relax", "--length", 4, "--born", "none"),
+        "expected a BORN file",
+    ),
+    (("eos", "MODEL", "CRYSTAL.xyz", "--points", 0), "points: expected"),
+    (("eos", "MODEL", "MOLECULE.xyz"), "periodic in three directions"),
+    (("elastic", "MODEL", "CRYSTAL.xyz", "--strain", 0), "strain: expected"),
+    (("elastic", "MODEL", "MOLECULE.xyz"), "periodic in three directions"),
+    (("predict", "MODEL", "CRYSTAL.xyz", "-o", "out.cif"), "expected an output .xyz or .extxyz"),
+    (("predict", "MODEL", "CRYSTAL.xyz", "-o", "CRYSTAL.xyz"), "exists already"),
+    (("predict", "MODEL", "CRYSTAL.xyz", "--charge", 1), "frame 0: expected total charge 0"),
+    (("eval", "MODEL", "CRYSTAL.xyz"), "no label is present"),
+    (("eval", "MODEL", "CRYSTAL.xyz", "--skip", 5), "frames 0 to 0 to skip"),
+    (("spectra", "none.traj"), "expected a trajectory, got none.traj"),
+    (("spectra", "COPPER.xyz"), "momenta"),
+    (("spectra", "WATER.abc"), "expected a trajectory"),
+    (("spectra", "COPPER.xyz", "-T", -1), "temperature: expected"),
+    (("spectra", "COPPER.xyz", "--correlation-time", 0), "correlation_time: expected"),
+]
+
+
+def file_cases():
+    for command, more in COMMANDS.items():
+        for kind, (model, structure, message) in FILES.items():
+            arguments = [command, model, structure, *more]
+            if kind == "no device":
+                arguments += ["--device", "cuda:99"]
+            if kind == "unwritable":
+                inside = "CRYSTAL.xyz/out" + (".xyz" if command == "predict" else "")
+                structure = "LABELLED.xyz" if command == "eval" else structure
+                arguments = [command, model, structure, *more, "-o", inside]
+            yield pytest.param(tuple(arguments), message, id=f"{command}-{kind}")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder of good and bad files."""
     monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*.*"))
-    names = {"WATER": water, "COPPER": copper, "WATER/x": water / "x"}
-    result = call(*(names.get(a, a) if isinstance(a, str) else a for a in arguments))
-    assert result.exit_code == 2, result.output
-    assert message in result.stderr and len(result.stderr.strip().splitlines()) == 1
-    assert sorted(tmp_path.rglob("*.*")) == before
+    write("CRYSTAL.xyz", bulk("NaCl", "rocksalt", a=5.7))
+    labelled = molecule("H2O")
+    labelled.calc = SinglePointCalculator(labelled, energy=-400.0)
+    write("LABELLED.xyz", labelled)
+    write("MOLECULE.xyz", molecule("H2O"))
+    copper = bulk("Cu")
+    copper.calc = SinglePointCalculator(copper, energy=-1.0)
+    write("COPPER.xyz", copper)
+    (tmp_path / "WATER.abc").write_bytes((tmp_path / "MOLECULE.xyz").read_bytes())
+    (tmp_path / "BROKEN.xyz").write_text("3\n\nH 0 0\n")
+    (tmp_path / "CUT.pt").write_bytes(Path(MODEL).read_bytes()[:5000])
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments, message", [*file_cases(), *OWN])
+def test_bad_input_is_one_line_and_status_2(workplace, arguments, message):
+    def content():
+        return {path: path.read_bytes() if path.is_file() else b"" for path in workplace.rglob("*")}
+
+    before = content()
+    result = call(*(MODEL if a == "MODEL" else a for a in arguments))
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert content() == before

@@ -17,6 +17,7 @@ from phicalc import PhiCalculator
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "md_examples"
 MODEL = ROOT / "models" / "nacl-water.pt"
+KCL = ROOT / "models" / "kcl-crystal.pt"
 
 LONGEST_OH = 1.3  # Å, beyond which a molecule of water is broken
 
@@ -171,3 +172,74 @@ def test_relaxation(run):
     )
     assert "not converged" not in text and "outside" in text
     assert is_picture(output / "cluster.png")
+
+
+@pytest.mark.skipif(not KCL.exists(), reason="models/kcl-crystal.pt is not there")
+@pytest.mark.filterwarnings("ignore:.*Point group symmetries of supercell")
+def test_crystal(run):
+    output, text = run("04_kcl_crystal.py", "--supercell", "1")
+
+    # within ten percent of PBE, and of experiment within what PBE is off and the same again
+    assert number(r"a +([\d.]+) ", text) == pytest.approx(6.408, rel=0.02)
+    modulus = number(r"B +([\d.]+) ", text)
+    assert modulus == pytest.approx(16.1, rel=0.25)
+    assert number(r"by the stresses ([\d.]+) GPa", text) == pytest.approx(modulus, rel=0.05)
+    constants = [number(rf"{name} +([\d.]+) ", text) for name in ("C11", "C12", "C44")]
+    assert constants[0] > 2.0 * constants[1] and min(constants) > 0.0
+    assert (constants[0] + 2.0 * constants[1]) / 3.0 == pytest.approx(modulus, rel=0.05)
+    assert "fulfil Born's criterion" in text
+    assert number(r"acoustic modes at Γ within (\S+) THz", text) < 0.02
+    assert number(r"lowest frequency ([+-][\d.]+) THz", text) > -0.05
+    transverse = number(r"TO +([\d.]+) ", text)
+    assert 3.0 < transverse < 5.0
+    if "no splitting" not in text:
+        assert number(r"LO +([\d.]+) ", text) > transverse + 1.0
+        assert number(r"ε∞ +([\d.]+) ", text) > 1.0
+        assert number(r"violated by (\S+) e", text) < 0.01
+    for name in ("eos.json", "elastic.json", "phonons.yaml"):
+        assert (output / "kcl" / name).is_file()
+    assert is_picture(output / "kcl.png")
+
+
+def test_restart_is_exact(run):
+    output, text = run("05_restart.py", "--steps", "48")
+
+    assert number(r"killed after step (\d+)", text) < 48
+    assert number(r"largest difference of a position (\S+) Å", text) == 0.0
+    frames, others = (
+        read(output / folder / "md.traj", ":") for folder in ("restart-whole", "restart-broken")
+    )
+    assert len(frames) == len(others) == 49
+    assert np.abs(frames[-1].positions - frames[0].positions).max() > 0.02
+    np.testing.assert_array_equal(frames[-1].get_momenta(), others[-1].get_momenta())
+    assert is_picture(output / "restart.png") and is_picture(output / "restart-broken" / "md.png")
+
+
+def test_spectra_of_water(run):
+    output, text = run("06_spectra_of_water.py", "--steps", "240")
+
+    assert 2900 < number(r"stretching at (\d+) cm", text) < 4200
+    assert 1400 < number(r"bending at (\d+) cm", text) < 2000
+    assert number(r"([\d.]+) states for 108", text) == pytest.approx(108, rel=0.1)
+    frames = read(output / "water-spectra" / "md.traj", ":")
+    assert len(frames) == 121 and max(longest_bond(frame) for frame in frames) < LONGEST_OH
+    table = np.loadtxt(output / "water-spectra" / "spectra-density.csv", delimiter=",", skiprows=2)
+    hydrogen = table[:, 2]  # columns: wavenumber, all, H, O
+    assert hydrogen.sum() > 0.5 * table[:, 1].sum()
+    assert is_picture(output / "water-spectra.png")
+
+
+def test_predict_many(run):
+    output, text = run("07_predict_many.py", "--points", "5")
+
+    assert "25 structures predicted" in text
+    assert 0.85 < number(r"lowest at O–H ([\d.]+) Å", text) < 1.1
+    frames = read(output / "predicted.xyz", ":")
+    calculator = PhiCalculator(MODEL)
+    for frame in frames[::6]:
+        again = frame.copy()
+        again.calc = calculator
+        assert again.get_potential_energy() == pytest.approx(frame.get_potential_energy(), abs=1e-5)
+        np.testing.assert_allclose(again.get_forces(), frame.get_forces(), atol=1e-5)
+        np.testing.assert_allclose(again.get_dipole_moment(), frame.get_dipole_moment(), atol=1e-6)
+    assert is_picture(output / "predict.png")

@@ -36,14 +36,15 @@ ROOMS = {
     "response": ["evaluator", "artifact", *CHECKS, *GROUND],
     "calculator": [
         "response", "evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+    "prediction": ["evaluator", "artifact", "data", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [
         "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,
     ],
     "bench": ["bench_box", "artifact", *CHECKS, *GROUND],
     "cli": [
-        "train", "export", "calculator", "workflows", "bench", "artifact", "model", "data",
-        *CHECKS, *GROUND,
+        "train", "export", "calculator", "prediction", "workflows", "bench", "artifact", "model",
+        "data", *CHECKS, *GROUND,
     ],
 }  # fmt: skip
 

@@ -18,14 +18,14 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
-from phicalc.cli import ablate, simulate
+from phicalc.cli import ablate, crystal, predict, simulate
 from phicalc.errors import PhicalcError
 
 if TYPE_CHECKING:
     from phicalc.artifact import ModelMetadata
     from phicalc.bench import BenchResult
 
-USAGE_ERROR = 2
+USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class OneLineErrors(TyperGroup):
@@ -44,6 +44,8 @@ class OneLineErrors(TyperGroup):
                 f"error: {message}", style="red", markup=False
             )
             ctx.exit(USAGE_ERROR)
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
 
 
 app = typer.Typer(
@@ -55,10 +57,13 @@ app = typer.Typer(
     epilog="\b\nFrom data to a model:\n  phicalc train config.yaml\n"
     "  phicalc export run/best.pt -o model.pt\n  phicalc eval model.pt test.extxyz\n\n"
     "\b\nFrom a model to results:\n  phicalc md model.pt water.xyz -n 10000 -T 300\n"
-    "  phicalc relax model.pt crystal.cif --cell full\n  phicalc phonons model.pt crystal.cif",
+    "  phicalc relax model.pt crystal.cif --cell full\n  phicalc elastic model.pt crystal.cif\n"
+    "  phicalc phonons model.pt crystal.cif\n  phicalc predict model.pt structures.xyz",
 )
+app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
 app.add_typer(ablate.commands)
+app.add_typer(crystal.commands)
 
 
 def _show_version(wanted: bool) -> None:

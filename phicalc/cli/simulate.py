@@ -5,35 +5,29 @@ stopped; 130 or 143 stopped by SIGINT or SIGTERM, to be taken up again with --re
 """
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from phicalc.errors import ConfigError, ConvergenceError, PhicalcError, SimulationError
-
-if TYPE_CHECKING:
-    from ase import Atoms
-
-NOT_CONVERGED, BROKEN_OFF = 3, 4
+from phicalc.cli.arguments import (
+    Charge,
+    Committee,
+    Device,
+    Fixed,
+    Frame,
+    Model,
+    Output,
+    Restart,
+    Structure,
+    Threads,
+    exit_codes,
+    open_atoms,
+    say,
+)
+from phicalc.errors import ConfigError
 
 commands = typer.Typer()
-
-Model = Annotated[Path, typer.Argument(help="Model file.")]
-Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
-Committee = Annotated[
-    list[Path] | None, typer.Option("--committee", help="Further model file; repeatable.")
-]
-Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
-Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
-Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
-Restart = Annotated[bool, typer.Option("--restart", help="Go on where an earlier run ended.")]
-Fixed = Annotated[str, typer.Option("--fix", help='Atoms that do not move, as "0-9,12".')]
 
 
 @commands.command()
@@ -103,13 +97,14 @@ def md(
         properties=tuple(properties or ()),
         guards=GuardSettings(max_spread=max_spread),
     )
-    with _exit_codes():
-        atoms = _atoms([model, *(committee or [])], structure, frame, charge, device, threads)
+    with exit_codes():
+        atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
         result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
-    _say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
-    _say(f"written: {output}/md.log, {', '.join(str(path) for path in result.trajectories)}")
+    say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
+    written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
+    say(f"written: {', '.join(str(path) for path in written)}")
     if result.stopped_by is not None:
-        _say(f"stopped by {result.stopped_by}; go on with --restart")
+        say(f"stopped by {result.stopped_by}; go on with --restart")
         raise typer.Exit(128 + signal.Signals[result.stopped_by].value)
 
 
@@ -156,22 +151,22 @@ def relax(
         keep_symmetry=keep_symmetry,
         fixed_atoms=_numbers(fixed),
     )
-    with _exit_codes():
-        atoms = _atoms([model], structure, frame, charge, device, threads)
+    with exit_codes():
+        atoms = open_atoms([model], structure, frame, charge, device, threads)
         result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
-    _say(
+    say(
         f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "
         f"force {result.max_force:.2g} eV/Å"
     )
     if result.max_stress is not None:
         volumes = result.history["volume_A3"]
-        _say(
+        say(
             f"volume {volumes[0]:.4f} → {volumes[-1]:.4f} Å³, largest stress "
             f"{result.max_stress:.2g} GPa"
         )
     if result.space_group is not None:
-        _say(f"space group {result.initial_space_group} → {result.space_group}")
-    _say(f"written: {result.structure}, {result.trajectory}")
+        say(f"space group {result.initial_space_group} → {result.space_group}")
+    say(f"written: {result.structure}, {result.trajectory}")
 
 
 @commands.command()
@@ -214,22 +209,22 @@ def phonons(
         mesh=mesh,
         **values,
     )
-    with _exit_codes():
-        atoms = _atoms([model], structure, frame, None, device, threads)
+    with exit_codes():
+        atoms = open_atoms([model], structure, frame, None, device, threads)
         result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
     if result.relaxation is not None:
-        _say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
-    _say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
+        say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
+    say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
     if result.born is None:
-        _say(f"no LO-TO splitting: {result.note}")
+        say(f"no LO-TO splitting: {result.note}")
     else:
         split = result.gamma((1.0, 0.0, 0.0))
-        _say(
-            f"Γ without splitting {_list(result.gamma())} THz, along the first axis {_list(split)}"
-            f" THz; Born charges of {result.born.source}, sum violated by "
+        say(
+            f"Γ without splitting {_listed(result.gamma())} THz, along the first axis "
+            f"{_listed(split)} THz; Born charges of {result.born.source}, sum violated by "
             f"{result.born.violation:.2g} e"
         )
-    _say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
+    say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
 
 
 @commands.command()
@@ -252,8 +247,10 @@ def spectra(
 
     \b
     Examples:
-      phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4
+      phicalc md model.pt molecule.xyz -n 40000 -T 300 --timestep 0.5 --every 4
       phicalc spectra md/md.traj
+      phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4 \\
+        --property polarization    (for the infrared of a liquid or crystal)
     """
     from phicalc.workflows.spectra import Spectra, SpectraSettings
 
@@ -267,52 +264,11 @@ def spectra(
     )
     result = Spectra(trajectory, settings, output).run(overwrite=overwrite)
     if result.note is not None:
-        _say(result.note)
-    _say(f"written: {', '.join(str(path) for path in result.files)}")
+        say(result.note)
+    say(f"written: {', '.join(str(path) for path in result.files)}")
 
 
-def _atoms(
-    models: list[Path],
-    structure: Path,
-    frame: int,
-    charge: float | None,
-    device: str,
-    threads: int | None,
-) -> "Atoms":
-    """The structure with its calculator."""
-    from phicalc.calculator import PhiCalculator
-    from phicalc.data.read import read_structures
-
-    frames = read_structures(structure)
-    if not -len(frames) <= frame < len(frames):
-        raise ConfigError(f"--frame: expected one of {len(frames)} structures, got {frame}")
-    atoms = frames[frame]
-    atoms.calc = PhiCalculator(models, device=device, charge=charge, threads=threads)
-    return atoms
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Exit statuses of their own for what is no mistake in the input."""
-    try:
-        yield
-    except (ConvergenceError, SimulationError) as error:
-        _complain(error)
-        status = NOT_CONVERGED if isinstance(error, ConvergenceError) else BROKEN_OFF
-        raise typer.Exit(status) from None
-
-
-def _complain(error: PhicalcError) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {error}", style="red", markup=False
-    )
-
-
-def _say(text: str) -> None:
-    Console(highlight=False, soft_wrap=True).print(text, markup=False)
-
-
-def _list(values: Any) -> str:
+def _listed(values: Any) -> str:
     return " ".join(f"{value:.3f}" for value in values)
 
 

@@ -151,15 +151,6 @@ class CoulombTerms(NamedTuple):
     background: Tensor  # (N,) | b, the k = 0 term of the short-ranged part
 
 
-def apply_coulomb(terms: CoulombTerms, charges: Tensor) -> Tensor:
-    """A q (N,) of charges (N,), in the units of the terms; differentiable."""
-    potential = torch.mv(terms.waves.t(), torch.mv(terms.waves, charges)) + terms.own * charges
-    potential = potential - terms.background * charges.sum() - (terms.background * charges).sum()
-    i, j = terms.first, terms.second
-    potential = potential.index_add(0, i, terms.near * charges.index_select(0, j))
-    return potential.index_add(0, j, terms.near * charges.index_select(0, i))
-
-
 def ewald_terms(
     positions: Tensor,
     cell: Tensor,
@@ -188,60 +179,6 @@ def ewald_terms(
     # A charge is seen together with its background, in the short-ranged part too.
     background = (smooth**2 - widths**2) * (2.0 * math.pi / volume)
     return CoulombTerms(waves * (8.0 * math.pi / volume).sqrt(), i, j, near, own, background)
-
-
-def molecule_terms(positions: Tensor, widths: Tensor) -> CoulombTerms:
-    """All pairs of one molecule, in units of k_e; positions (N, 3), widths (N,) | Å."""
-    pairs = torch.combinations(torch.arange(positions.shape[0], device=positions.device))
-    i, j = pairs[:, 0], pairs[:, 1]
-    distances = torch.linalg.vector_norm(positions[j] - positions[i], dim=1)
-    near = torch.erf(distances * (2.0 * (widths[i] ** 2 + widths[j] ** 2)).rsqrt()) / distances
-    own = 1.0 / (math.sqrt(math.pi) * widths)
-    return CoulombTerms(widths.new_zeros(0, widths.shape[0]), i, j, near, own, 0.0 * own)
-
-
-def coulomb_terms(
-    positions: Tensor,
-    cell: Tensor,
-    pbc: Tensor,
-    widths: Tensor,
-    coulomb_constant: float = COULOMB_CONSTANT,
-) -> CoulombTerms:
-    """A of a single, large structure | eV/e², as terms to be applied; arguments of one structure.
-
-    The splitting width grows as N^(1/6), which keeps Ewald's method at N^(3/2).
-
-    Raises
-    ------
-    UnsupportedError
-        The structure is periodic in one or two directions.
-    """
-    refuse_partial_pbc(pbc)
-    if bool(pbc.all()):
-        split_width = max(1.0, positions.shape[0] / 192.0) ** (1.0 / 6.0)
-        terms = ewald_terms(positions, cell[0], widths, split_width)
-    else:
-        terms = molecule_terms(positions, widths)
-    return CoulombTerms(
-        terms.waves * math.sqrt(coulomb_constant),
-        terms.first,
-        terms.second,
-        terms.near * coulomb_constant,
-        terms.own * coulomb_constant,
-        terms.background * coulomb_constant,
-    )
-
-
-def detached(terms: CoulombTerms) -> CoulombTerms:
-    """The same terms, constant."""
-    return CoulombTerms(
-        terms.waves.detach(),
-        terms.first,
-        terms.second,
-        terms.near.detach(),
-        terms.own.detach(),
-        terms.background.detach(),
-    )
 
 
 def refuse_partial_pbc(pbc: Tensor) -> None:

@@ -221,7 +221,7 @@ class SolverCache:
     def observe(
         self,
         topology: int,
-        weights: Tensor,
+        weights: Optional[Tensor],
         edge_index: Tensor,
         potential: Tensor,
         iterations: int,
@@ -245,6 +245,7 @@ class SolverCache:
             counts.append(iterations)
         self._history = [potential, *self._history[:2]]
         if self._wants_basis() and (new_topology or self._basis is None):
+            assert weights is not None
             _, self._basis = lowest_eigenvectors(
                 weights, edge_index, self._num_nodes, self.size, self._basis
             )

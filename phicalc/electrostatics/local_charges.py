@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import BaseCharges, PositivePerElement, start_widths
+from phicalc.electrostatics.charge_operator import ACCURACY, coulomb_energies, coulomb_operator
 from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
-from phicalc.electrostatics.coulomb import apply_coulomb, coulomb_matrices, coulomb_terms
+from phicalc.electrostatics.coulomb import coulomb_matrices
 from phicalc.electrostatics.electric_field import (
     FieldResponse,
     field_potential,
     refuse_periodic_field,
 )
 from phicalc.electrostatics.electronegativity import starting_charges
+from phicalc.electrostatics.laplacian import silence_sparse_notice
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -31,12 +33,26 @@ class LocalChargesHead(nn.Module):
         width F and number T of the feature tensors h¹ … hᵀ
     elements
         atomic numbers of the model, in the order of the species index
+    cutoff
+        r_c of the edges | Å
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
-    def __init__(self, features: int, layers: int, elements: List[int]) -> None:
+    def __init__(
+        self,
+        features: int,
+        layers: int,
+        elements: List[int],
+        cutoff: float,
+        accuracy: float = ACCURACY,
+    ) -> None:
         super().__init__()
+        silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
+        self.cutoff = cutoff
+        self.accuracy = accuracy
         self.charges = BaseCharges(features, layers, [0.0] * len(elements), "learned")
         self.widths = PositivePerElement(start_widths(elements))
         with torch.no_grad():
@@ -55,11 +71,9 @@ class LocalChargesHead(nn.Module):
         charges = self.charges(features, species_index, graph)
         widths = self.widths(species_index)
         num = graph[fields.TOTAL_CHARGE].shape[0]
-        if num == 1 and widths.shape[0] > self.dense_limit:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
-            )
-            potential = apply_coulomb(terms, charges)
+        if not self.training and num == 1 and widths.shape[0] > self.dense_limit:
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            energies = coulomb_energies(operator, charges, graph)
         else:
             batch = graph[fields.BATCH]
             slots, size = row_slots(batch, num)
@@ -68,7 +82,7 @@ class LocalChargesHead(nn.Module):
             )
             rows = to_rows(charges, slots, num, size)
             potential = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        energies = 0.5 * charges * potential
+            energies = 0.5 * charges * potential
         outside = field_potential(graph)
         if outside is not None:
             refuse_periodic_field(graph)

@@ -16,23 +16,27 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import AtomScalar, PositivePerElement, start_widths
+from phicalc.electrostatics.charge_operator import (
+    ACCURACY,
+    coulomb_coupling,
+    coulomb_energies,
+    coulomb_operator,
+)
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
     check_converged,
     equilibrate_iteratively,
+    screening_mesh,
+    solver_tolerance,
 )
-from phicalc.electrostatics.coulomb import (
-    apply_coulomb,
-    coulomb_matrices,
-    coulomb_terms,
-    detached,
-)
+from phicalc.electrostatics.coulomb import coulomb_matrices
 from phicalc.electrostatics.electric_field import (
     FieldResponse,
     field_potential,
     refuse_periodic_field,
 )
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
+from phicalc.electrostatics.laplacian import silence_sparse_notice
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 
@@ -71,16 +75,30 @@ class QEqHead(nn.Module):
         width F and number T of the feature tensors h¹ … hᵀ
     elements
         atomic numbers of the model, in the order of the species index
+    cutoff
+        r_c of the edges | Å
     hardness
         starting value of J | eV/e²
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
     def __init__(
-        self, features: int, layers: int, elements: List[int], hardness: float = 10.0
+        self,
+        features: int,
+        layers: int,
+        elements: List[int],
+        cutoff: float,
+        hardness: float = 10.0,
+        accuracy: float = ACCURACY,
     ) -> None:
         super().__init__()
+        silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
+        self.cutoff = cutoff
+        self.accuracy = accuracy
+        self.tolerance = 0.0
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
@@ -97,7 +115,8 @@ class QEqHead(nn.Module):
         species_index
             (N,) | position of each atom's element in ``elements``
         graph
-            needs POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold FIELD
+            needs POSITIONS, CELL, PBC, EDGE_INDEX, EDGE_VECTORS, BATCH, TOTAL_CHARGE; may hold
+            CHARGE_GUESS and FIELD
 
         Raises
         ------
@@ -114,18 +133,29 @@ class QEqHead(nn.Module):
         num = graph[fields.TOTAL_CHARGE].shape[0]
         if self.training or num > 1 or widths.shape[0] <= self.dense_limit:
             charges, potential = self.solve_densely(chi, hardness, widths, graph)
+            energies = charges * (chi + 0.5 * potential)
+            iterations, residual = 0, 0.0
         else:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
-            )
-            charges, _, residual = equilibrate_iteratively(
-                chi.detach(), hardness.detach(), detached(terms), graph[fields.TOTAL_CHARGE]
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            diagonal = hardness.detach() + operator.diagonal
+            charges, iterations, residual = equilibrate_iteratively(
+                chi.detach(),
+                hardness.detach(),
+                operator,
+                graph[fields.TOTAL_CHARGE],
+                screening_mesh(graph, diagonal, operator.constant),
+                graph.get(fields.CHARGE_GUESS),
+                solver_tolerance(self.tolerance, features[0]),
             )
             check_converged(residual)
-            potential = hardness * charges + apply_coulomb(terms, charges)
+            own = charges * (chi + 0.5 * hardness * charges)
+            energies = own + coulomb_energies(operator, charges, graph)
         return {
-            fields.ENERGIES: charges * (chi + 0.5 * potential),
+            fields.ENERGIES: energies,
             fields.CHARGES: charges,
+            fields.EQUILIBRATED_CHARGES: charges,
+            fields.CHARGE_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
+            fields.CHARGE_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
 
     def adjoint_energies(
@@ -191,22 +221,25 @@ class QEqHead(nn.Module):
         if outside is not None:
             chi = chi + outside
         hardness, widths = self.hardness(species_index), self.widths(species_index)
-        terms = coulomb_terms(positions, graph[fields.CELL], graph[fields.PBC], widths)
-        constant = detached(terms)
+        operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+        diagonal = hardness.detach() + operator.diagonal
+        screening = screening_mesh(graph, diagonal, operator.constant)
         charges, _, residual = equilibrate_iteratively(
-            chi.detach(), hardness.detach(), constant, total_charge
+            chi.detach(), hardness.detach(), operator, total_charge, screening
         )
         check_converged(residual)
-        potential = chi + hardness * charges + apply_coulomb(terms, charges)
+        potential = chi + hardness * charges
         mixed: List[Tensor] = []
         changes: List[Tensor] = []
         for axis in range(3):
             along = positions[:, axis]
+            none = torch.zeros_like(total_charge)
             change, _, residual = equilibrate_iteratively(
-                -along.detach(), hardness.detach(), constant, torch.zeros_like(total_charge)
+                -along.detach(), hardness.detach(), operator, none, screening
             )
             check_converged(residual)
-            mixed.append((change * potential).sum() - (charges * along).sum())
+            coupling = coulomb_coupling(operator, change, charges, graph)
+            mixed.append((change * potential).sum() + coupling - (charges * along).sum())
             changes.append(change)
         moment = torch.mv(positions.t(), charges)
         polarisability = torch.mm(positions.t(), torch.stack(changes, 1))

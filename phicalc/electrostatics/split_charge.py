@@ -32,19 +32,23 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
+from phicalc.electrostatics.charge_operator import (
+    ACCURACY,
+    CoulombOperator,
+    apply_operator,
+    coulomb_coupling,
+    coulomb_energies,
+    coulomb_operator,
+)
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
+    TOLERANCE,
     check_converged,
     flow_iteratively,
     kernel,
+    solver_tolerance,
 )
-from phicalc.electrostatics.coulomb import (
-    CoulombTerms,
-    apply_coulomb,
-    coulomb_matrices,
-    coulomb_terms,
-    detached,
-)
+from phicalc.electrostatics.coulomb import coulomb_matrices
 from phicalc.electrostatics.electric_field import FieldResponse, edge_drops, field_potential
 from phicalc.electrostatics.electronegativity import (
     pauling_electronegativities,
@@ -128,6 +132,8 @@ class SplitChargeHead(nn.Module):
         "formal", "constant" or "learned": see BaseCharges
     coulomb
         False leaves A out, which makes it a Φ head
+    accuracy
+        ε of the Coulomb sum of large crystals
     """
 
     physical = ("log_conductance",)
@@ -143,11 +149,14 @@ class SplitChargeHead(nn.Module):
         formal_charges: List[float],
         base: str,
         coulomb: bool,
+        accuracy: float = ACCURACY,
     ) -> None:
         super().__init__()
         silence_sparse_notice()
         self.needs_positions = coulomb
         self.dense_limit = DENSE_LIMIT
+        self.accuracy = accuracy
+        self.tolerance = 0.0
         self.cutoff = cutoff
         self.sigma = sigma
         start = [-value for value in pauling_electronegativities(elements)]
@@ -189,15 +198,19 @@ class SplitChargeHead(nn.Module):
         base = self.base_charges(features, species_index, graph)
         num = graph[fields.TOTAL_CHARGE].shape[0]
         if self.training or num > 1 or source.shape[0] <= self.dense_limit:
-            potential, flow, felt = self.solve_densely(
+            potential, flow, interaction = self.solve_densely(
                 source, weights, hardness, base, species_index, graph
             )
             iterations, residual = 0, 0.0
         else:
-            terms = self.coulomb_terms(species_index, graph)
-            potential, flow, felt, iterations, residual = self.solve_iteratively(
-                source, weights, hardness, base, terms, graph
+            operator = self.operator(species_index, graph)
+            tolerance = solver_tolerance(self.tolerance, features[0])
+            potential, flow, iterations, residual = self.solve_iteratively(
+                source, weights, hardness, base, operator, graph, tolerance
             )
+            interaction = torch.zeros_like(flow)
+            if operator is not None:
+                interaction = coulomb_energies(operator, base + flow, graph)
         differences, drops = edge_difference(potential, edge_index), edge_drops(graph)
         if drops is not None:
             differences = differences - drops
@@ -206,7 +219,7 @@ class SplitChargeHead(nn.Module):
             potential * flow
             - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
             + (0.5 * hardness * flow - source) * flow
-            + 0.5 * (base + flow) * felt
+            + interaction
         )
         outside = field_potential(graph)
         if outside is not None:
@@ -233,7 +246,7 @@ class SplitChargeHead(nn.Module):
         species_index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """φ | V, ρ | e and the Coulomb potential A q | V, all (N,), for a batch."""
+        """φ | V, ρ | e and the Coulomb energies ½ q_i (Aq)_i | eV, all (N,), for a batch."""
         edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
         slots, size = row_slots(graph[fields.BATCH], num)
         matrices = self.coulomb(species_index, graph, size)
@@ -252,7 +265,7 @@ class SplitChargeHead(nn.Module):
             flow = apply_laplacian(weights.detach(), edge_index, potential) + driven.detach()
         rows = to_rows(base + flow, slots, num, size)
         felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        return potential, flow, felt
+        return potential, flow, 0.5 * (base + flow) * felt
 
     def solve_iteratively(
         self,
@@ -260,9 +273,10 @@ class SplitChargeHead(nn.Module):
         weights: Tensor,
         hardness: Tensor,
         base: Tensor,
-        terms: Optional[CoulombTerms],
+        operator: Optional[CoulombOperator],
         graph: Dict[str, Tensor],
-    ) -> Tuple[Tensor, Tensor, Tensor, int, float]:
+        tolerance: float = TOLERANCE,
+    ) -> Tuple[Tensor, Tensor, int, float]:
         """The same for one large structure, without matrices and without derivatives of φ.
 
         Starts from POTENTIAL_GUESS, if there is one; iterations and residual besides.
@@ -270,22 +284,19 @@ class SplitChargeHead(nn.Module):
         edge_index = graph[fields.EDGE_INDEX]
         driven = driven_charges(weights, edge_drops(graph), edge_index, source).detach()
         right = source.detach() - hardness.detach() * driven
-        constant = None if terms is None else detached(terms)
-        if constant is not None:
-            right = right - apply_coulomb(constant, base.detach() + driven)
+        if operator is not None:
+            right = right - apply_operator(operator, base.detach() + driven)
         potential, iterations, residual = flow_iteratively(
             right,
             weights.detach(),
             edge_index,
             hardness.detach(),
-            constant,
+            operator,
             graph.get(fields.POTENTIAL_GUESS),
+            tolerance,
         )
         flow = apply_laplacian(weights.detach(), edge_index, potential) + driven
-        felt = torch.zeros_like(flow)
-        if terms is not None:
-            felt = apply_coulomb(terms, base + flow)
-        return potential, flow, felt, iterations, residual
+        return potential, flow, iterations, residual
 
     def adjoint_energies(
         self,
@@ -359,10 +370,9 @@ class SplitChargeHead(nn.Module):
         weights = self.weights(species_index, edge_index, vectors)
         source, hardness = self.source(features, species_index), self.hardness(species_index)
         base = self.base_charges(features, species_index, graph)
-        terms = self.coulomb_terms(species_index, graph)
-        constant = None if terms is None else detached(terms)
-        potential, _, felt, _, residual = self.solve_iteratively(
-            source, weights, hardness, base, terms, graph
+        operator = self.operator(species_index, graph)
+        potential, flow, _, residual = self.solve_iteratively(
+            source, weights, hardness, base, operator, graph
         )
         check_converged(residual)
         drops = edge_drops(graph)
@@ -376,17 +386,21 @@ class SplitChargeHead(nn.Module):
             along = vectors[:, axis]
             driven = driven_charges(weights, along, edge_index, source).detach()
             change, _, residual = flow_iteratively(
-                -kernel(hardness.detach(), constant, driven),
+                -kernel(hardness.detach(), operator, driven),
                 weights.detach(),
                 edge_index,
                 hardness.detach(),
-                constant,
+                operator,
             )
             check_converged(residual)
             flow_change = apply_laplacian(weights.detach(), edge_index, change) + driven
             difference_change = edge_difference(change, edge_index) - along
+            coupling = torch.zeros_like(source).sum()
+            if operator is not None:
+                coupling = coulomb_coupling(operator, flow_change, base + flow, graph)
             mixed.append(
-                (flow_change * (felt - source)).sum()
+                coupling
+                - (flow_change * source).sum()
                 - 0.5 * (weights * differences * difference_change).sum()
                 - (base * graph[fields.POSITIONS][:, axis]).sum()
             )
@@ -400,18 +414,13 @@ class SplitChargeHead(nn.Module):
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         return edge_weights(distances, self.cutoff, self.sigma) * symmetric.exp()[i, j]
 
-    def coulomb_terms(
+    def operator(
         self, species_index: Tensor, graph: Dict[str, Tensor]
-    ) -> Optional[CoulombTerms]:
-        """A of one structure as terms, or none without Coulomb."""
+    ) -> Optional[CoulombOperator]:
+        """A of one structure as what it takes to apply it, or none without Coulomb."""
         if not self.needs_positions:
             return None
-        return coulomb_terms(
-            graph[fields.POSITIONS],
-            graph[fields.CELL],
-            graph[fields.PBC],
-            self.widths(species_index),
-        )
+        return coulomb_operator(graph, self.widths(species_index), self.cutoff, self.accuracy)
 
     def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], size: int) -> Tensor:
         """A (B, M, M) | eV/e², or zeros without Coulomb."""

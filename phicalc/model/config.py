@@ -49,11 +49,22 @@ class PhiConfig(StrictModel):
     seed: int = Field(default=0, ge=0, description="of random edge weights")
 
 
+Accuracy = Annotated[
+    float,
+    Field(
+        ge=1e-12,
+        le=1e-4,
+        description="ε, relative error of Coulomb energies on the mesh of large periodic cells",
+    ),
+]
+
+
 class QEqConfig(StrictModel):
     """Charge equilibration head (CELLI, arXiv 2501.19179), in its variational form."""
 
     kind: Literal["qeq"] = "qeq"
     hardness: float = Field(default=10.0, gt=0, description="starting value of J in eV/e²")
+    accuracy: Accuracy = 1e-7
 
 
 class SplitChargeConfig(StrictModel):
@@ -73,12 +84,14 @@ class SplitChargeConfig(StrictModel):
         default_factory=dict, description="charge in e by element symbol; 0 where not given"
     )
     coulomb: bool = Field(default=True, description="False leaves the Coulomb energy out, as in Φ")
+    accuracy: Accuracy = 1e-7
 
 
 class LocalChargesConfig(StrictModel):
     """Charges straight from the features plus their Coulomb energy."""
 
     kind: Literal["local"] = "local"
+    accuracy: Accuracy = 1e-7
 
 
 class PhiSpectralConfig(StrictModel):

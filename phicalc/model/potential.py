@@ -67,9 +67,9 @@ def build_head(
 ) -> nn.Module:
     """The electrostatics head that a configuration names."""
     if isinstance(config, QEqConfig):
-        return QEqHead(features, layers, elements, config.hardness)
+        return QEqHead(features, layers, elements, cutoff, config.hardness, config.accuracy)
     if isinstance(config, LocalChargesConfig):
-        return LocalChargesHead(features, layers, elements)
+        return LocalChargesHead(features, layers, elements, cutoff, config.accuracy)
     if isinstance(config, SplitChargeConfig):
         return SplitChargeHead(
             features,
@@ -81,6 +81,7 @@ def build_head(
             formal_charges(config, elements),
             config.base,
             config.coulomb,
+            config.accuracy,
         )
     if isinstance(config, PhiSpectralConfig):
         return PhiSpectralHead(

@@ -12,6 +12,7 @@ from phicalc.artifact import load_model, resolve_device
 from phicalc.checks import check_structure
 from phicalc.data.read import check_labels, labels_of
 from phicalc.errors import DataError, StructureError, UnsupportedError
+from phicalc.files import prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
@@ -109,39 +110,68 @@ def evaluate_file(
     ModelFileError
         If the model cannot be loaded.
     """
-    evaluable = model if isinstance(model, Evaluable) else open_evaluable(model, device)
     path = Path(data)
     frames = read_without(path, skip)
-    wanted = tuple(properties) if properties is not None else shared_labels(frames)
-    if not wanted:
-        raise DataError(f"{path}: no label is present in every frame, so nothing can be compared")
     try:
-        check_labels(frames, set(wanted))
+        result = evaluate_structures(
+            model,
+            frames,
+            properties=properties,
+            device=device,
+            batch_size=batch_size,
+            keep_values=directory is not None,
+            advance=advance,
+        )
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    _check_structures(frames, evaluable.elements)
-    result = evaluate(
-        evaluable.predict,
-        graphs_of(frames, evaluable.cutoff, wanted),
-        properties=properties,
-        batch_size=batch_size,
-        device=evaluable.device,
-        keep_values=directory is not None,
-        advance=advance,
-    )
     if directory is not None:
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         about: dict[str, object] = {
-            "model": evaluable.name,
+            "model": model.name if isinstance(model, Evaluable) else Path(model).name,
             "data": path.name,
             "data_sha256": file_sha256(path),
         }
         if skip:
             about["skipped"] = sorted(set(skip))
+        directory = prepare_folder(directory)
         write_json(result, directory / "errors.json", about)
         write_parity_plot(result, directory / "parity.png")
     return result
+
+
+def evaluate_structures(
+    model: str | Path | Evaluable,
+    frames: Sequence[Atoms],
+    *,
+    properties: Sequence[Property] | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    keep_values: bool = False,
+    advance: Callable[[int], None] = lambda structures: None,
+) -> Evaluation:
+    """Errors of a model on labelled structures; see :func:`evaluate_file`.
+
+    Parameters
+    ----------
+    frames
+        Structures with their labels in ``calc``, ``info`` or ``arrays``.
+    keep_values
+        Also return all reference and predicted values.
+    """
+    evaluable = model if isinstance(model, Evaluable) else open_evaluable(model, device)
+    wanted = tuple(properties) if properties is not None else shared_labels(frames)
+    if not wanted:
+        raise DataError("no label is present in every frame, so nothing can be compared")
+    check_labels(frames, set(wanted))
+    _check_structures(frames, evaluable.elements)
+    return evaluate(
+        evaluable.predict,
+        graphs_of(frames, evaluable.cutoff, wanted),
+        properties=properties,
+        batch_size=batch_size,
+        device=evaluable.device,
+        keep_values=keep_values,
+        advance=advance,
+    )
 
 
 def shared_labels(frames: Sequence[Atoms]) -> tuple[Property, ...]:

@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.data.reference import fit_reference_energies
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
 
@@ -58,6 +59,9 @@ class Evaluation:
     values
         By property: reference and predicted components, flat; energies per atom. Empty unless
         they were asked for.
+    composition_energies
+        (structures,) in eV per atom: what the elements alone explain of the reference energies,
+        by least squares. Empty unless values were asked for.
     """
 
     structures: int
@@ -67,6 +71,9 @@ class Evaluation:
     worst: list[tuple[int, float]] = field(default_factory=list)
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
+    )
+    composition_energies: NDArray[np.float64] = field(
+        default_factory=lambda: np.zeros(0), repr=False, compare=False
     )
 
 
@@ -183,7 +190,15 @@ def evaluate(
         name: (_flat(r for r, _ in kept), _flat(p for _, p in kept)) for name, kept in pairs.items()
     }
     worst = sorted(enumerate(by_structure), key=lambda pair: -pair[1])[:WORST_LISTED]
-    return Evaluation(round(count), round(atoms), by_property, by_element, worst, values)
+    explained = _composition_energies(graphs) if fields.ENERGY in values else np.zeros(0)
+    return Evaluation(round(count), round(atoms), by_property, by_element, worst, values, explained)
+
+
+def _composition_energies(graphs: Sequence[Data]) -> NDArray[np.float64]:
+    """Energies per atom (eV) of the elements alone, fitted to these graphs' labels."""
+    species = [graph[fields.SPECIES].cpu().numpy() for graph in graphs]
+    fit = fit_reference_energies(species, [float(graph[fields.ENERGY]) for graph in graphs])
+    return np.array([np.mean([fit.energies[int(z)] for z in numbers]) for numbers in species])
 
 
 def force_errors_by_structure(difference: Tensor, graph: Graph) -> list[float]:

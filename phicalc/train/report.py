@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from phicalc import fields
+from phicalc.files import replacing, write_bytes
 from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Error, Evaluation
 from phicalc.units import MEV
 
@@ -68,14 +69,16 @@ def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | No
             {"structure": number, "forces_rmse": rmse} for number, rmse in evaluation.worst
         ],
     }
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
 
 
 def write_parity_plot(evaluation: Evaluation, path: Path) -> None:
     """Predicted against reference values, one panel per property, as a PNG.
 
     The evaluation must have been made with ``keep_values``. Beyond 20,000 points an evenly spaced
-    selection is drawn; energies are per atom and relative to their mean reference.
+    selection is drawn. Energies are per atom and without the reference energies of the elements,
+    as least squares gives them: between compositions these differ by far more than any error.
     """
     names = list(evaluation.values)
     assert names, "the evaluation kept no values"
@@ -84,15 +87,18 @@ def write_parity_plot(evaluation: Evaluation, path: Path) -> None:
     for column, name in enumerate(names):
         reference, predicted = evaluation.values[name]
         kind = ENERGY_PER_ATOM if name == fields.ENERGY else name
-        shift = float(reference.mean()) if name == fields.ENERGY else 0.0
+        shift = evaluation.composition_energies if name == fields.ENERGY else np.zeros(1)
         axes = figure.add_subplot(1, len(names), column + 1)
         _draw_parity(axes, reference - shift, predicted - shift)
         error = evaluation.errors[kind]
         axes.set_title(f"RMSE {error.rmse:.3g}, MAE {error.mae:.3g} {UNITS[kind]}", fontsize=9)
         label = kind.replace("_", " ")
+        if name == fields.ENERGY:
+            label += " beyond composition"
         axes.set_xlabel(f"reference {label} ({UNITS[kind]})")
         axes.set_ylabel(f"predicted {label} ({UNITS[kind]})")
-    figure.savefig(path, dpi=150)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=150)
 
 
 def _draw_parity(axes: Axes, reference: Any, predicted: Any) -> None:

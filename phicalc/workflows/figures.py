@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from phonopy import Phonopy
 
+    from phicalc.workflows.equation_of_state import EquationOfStateResult
     from phicalc.workflows.spectra import Spectrum
 
 
@@ -19,6 +20,44 @@ LINE = "#1b4f72"
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG."""
     figure.savefig(path, dpi=160, bbox_inches="tight")
+
+
+def draw_dynamics(table: np.ndarray) -> Figure:
+    """Temperature, energies and, on a scale of its own, the conserved quantity against time.
+
+    Parameters
+    ----------
+    table
+        The log of a run, two rows at least; where the pressure is in it, it gets a panel too.
+    """
+    times = table["time_fs"] * 1e-3
+    rows = 4 if "pressure_GPa" in (table.dtype.names or ()) else 3
+    figure = Figure(figsize=(7.0, 2.1 * rows))
+    panels = figure.subplots(rows, 1, sharex=True)
+    panels[0].plot(times, table["temperature_K"], color="tab:red", linewidth=0.8)
+    panels[0].set_ylabel("temperature / K")
+    panels[0].set_title(
+        f"mean {table['temperature_K'].mean():.1f} K", fontsize="small", loc="right"
+    )
+    for name, color in (("potential", "tab:blue"), ("kinetic", "tab:red")):
+        energy = table[f"{name}_eV"]
+        panels[1].plot(times, energy - energy[0], color=color, linewidth=0.8, label=name)
+    conserved = table["conserved_eV"] - table["conserved_eV"][0]
+    panels[1].plot(times, conserved, color="black", linewidth=1.0, label="conserved")
+    panels[1].set_ylabel("energy − start / eV")
+    panels[1].legend(frameon=False, ncols=3, fontsize="small", loc="best")
+    slope, offset = np.polynomial.Polynomial.fit(times, conserved, 1).convert().coef[[1, 0]]
+    panels[2].plot(times, 1e3 * conserved, color="black", linewidth=0.8)
+    panels[2].plot(times, 1e3 * (offset + slope * times), color="tab:orange", linewidth=1.0)
+    panels[2].set_ylabel("conserved − start / meV")
+    panels[2].set_title(f"drift {1e3 * slope:+.3g} meV/ps", fontsize="small", loc="right")
+    if rows == 4:
+        panels[3].plot(times, table["pressure_GPa"], color="tab:green", linewidth=0.8)
+        panels[3].set_ylabel("pressure / GPa")
+    panels[-1].set_xlabel("time / ps")
+    panels[-1].set_xlim(times[0], times[-1])
+    figure.align_ylabels()
+    return figure
 
 
 def draw_phonons(phonopy: "Phonopy") -> Figure:
@@ -110,4 +149,24 @@ def draw_spectra(spectra: dict[str, "Spectrum"]) -> Figure:
         axes.set_xlim(0.0, spectrum.wavenumbers[-1])
         axes.set_ylim(bottom=0.0)
     rows[-1].set_xlabel("wavenumber / cm⁻¹")
+    return figure
+
+
+def draw_equation_of_state(result: "EquationOfStateResult") -> Figure:
+    """Energies and the fitted curve against the volume."""
+    figure = Figure(figsize=(6.0, 4.5))
+    axes = figure.subplots()
+    volumes, energies = result.curve
+    axes.plot(volumes, 1e3 * (energies - result.energy), color=LINE, label=result.equation)
+    axes.plot(
+        result.volumes, 1e3 * (result.energies - result.energy), "o", color=LINE, label="computed"
+    )
+    axes.axvline(result.volume, color="gray", linewidth=0.5)
+    title = f"V₀ = {result.volume:.3f} Å³, B₀ = {result.bulk_modulus:.2f} GPa"
+    if result.lattice_constant is not None:
+        title += f", a₀ = {result.lattice_constant:.4f} Å"
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("volume / Å³")
+    axes.set_ylabel("energy − minimum / meV per cell")
+    axes.legend(frameon=False)
     return figure

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
@@ -24,7 +25,7 @@ from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
-from phicalc.workflows.simulation import own_copy
+from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.watching import Display, StopSignals
 
 
@@ -48,6 +49,8 @@ class MDResult:
         Speed of this call.
     trajectories
         The trajectory files.
+    picture
+        Temperature, energies and conserved quantity against time; None without a folder.
     """
 
     atoms: Atoms
@@ -56,18 +59,20 @@ class MDResult:
     log: NDArray[np.void]
     ns_per_day: float
     trajectories: tuple[Path, ...]
+    picture: Path | None
 
 
-class MolecularDynamics:
+class MolecularDynamics(Simulation):
     """Molecular dynamics of a structure with any ASE calculator.
 
         settings = MDSettings(steps=10_000, temperature=300, ensemble="nose-hoover")
         result = MolecularDynamics(atoms, settings, folder="run").run(progress=True)
 
-    Writes `md.traj` (or `md.extxyz`), `md.log` and `md.checkpoint`. A run that ended early, in
-    whatever way, continues with `run(restart=True)` from its last checkpoint: what was written
-    after that is cut off and computed again, the same to the last bit on one thread. To that end
-    the calculator forgets its history (ASE's `reset`) at every checkpoint, restarted or not.
+    Writes `md.traj` (or `md.extxyz`), `md.log`, `md.checkpoint` and, when it ends, `md.png`. A
+    run that ended early, in whatever way, continues with `run(restart=True)` from its last
+    checkpoint: what was written after that is cut off and computed again, the same to the last
+    bit on one thread. To that end the calculator forgets its history (ASE's `reset`) at every
+    checkpoint, restarted or not.
 
     Parameters
     ----------
@@ -95,15 +100,10 @@ class MolecularDynamics:
         folder: str | Path | None = None,
         name: str = "md",
     ) -> None:
-        self.atoms = own_copy(atoms)
-        for wanted in settings.properties:
-            if wanted not in atoms.calc.implemented_properties:
-                raise UnsupportedError(f"properties: the calculator does not give {wanted!r}")
+        super().__init__(atoms, folder, name)
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
         self.settings = settings
-        self.folder = None if folder is None else Path(folder)
-        self.name = name
 
     def run(self, *, restart: bool = False, progress: bool = False) -> MDResult:
         """Run to the last step, or to the first SIGINT or SIGTERM.
@@ -123,10 +123,10 @@ class MolecularDynamics:
             A file is in the way, or cannot be written; everything up to the last checkpoint is
             whole, and the run can be restarted from there.
         StructureError, UnsupportedError
-            The calculator refuses the structure.
+            The calculator refuses the structure, or a property asked for.
         """
-        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
-        files = RunFiles(self.folder, self.name, self.settings.formats)
+        self._check_properties()
+        files = RunFiles(self.begin(), self.settings.formats)
         checkpoint = files.load() if restart else None
         if checkpoint is None:
             files.begin()
@@ -149,7 +149,18 @@ class MolecularDynamics:
             log=files.table(),
             ns_per_day=run.ns_per_day(),
             trajectories=tuple(file.path for file in files.trajectories),
+            picture=files.draw(),
         )
+
+    def _check_properties(self) -> None:
+        """A property that a model does not give is found before the first step, not after it."""
+        for name in self.settings.properties:
+            try:
+                self.atoms.calc.get_property(name, self.atoms)
+            except PropertyNotImplementedError as error:
+                raise UnsupportedError(
+                    f"properties: the calculator does not give {name!r} here ({error})"
+                ) from error
 
 
 class _Run:

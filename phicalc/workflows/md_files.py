@@ -10,8 +10,9 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from phicalc.errors import OutputError
-from phicalc.files import prepare_folder, refuse_existing, replacing
+from phicalc.files import refuse_existing, replacing
 from phicalc.workflows.checkpoint import Checkpoint
+from phicalc.workflows.figures import draw_dynamics, save_figure
 from phicalc.workflows.frames import ExtxyzFile, Mark, TrajFile, as_extxyz
 from phicalc.workflows.md_log import LogFile, as_table, read_log
 
@@ -21,34 +22,29 @@ class RunFiles:
 
     Parameters
     ----------
-    folder
-        Where to write, made if need be; None: nowhere.
-    name
-        Start of the files' names.
+    stem
+        Start of the files' paths, in a folder that exists; None: write nothing.
     formats
         Of the trajectory: "traj", "extxyz" or both.
-
-    Raises
-    ------
-    OutputError
-        The folder cannot be written to.
     """
 
-    def __init__(self, folder: Path | None, name: str, formats: tuple[str, ...]) -> None:
+    def __init__(self, stem: Path | None, formats: tuple[str, ...]) -> None:
         self.trajectories: list[TrajFile | ExtxyzFile] = []
         self.log: LogFile | None = None
         self.checkpoint: Path | None = None
         self.stopped: Path | None = None
+        self.picture: Path | None = None
         self._rows: list[dict[str, float]] = []
         self._marks: dict[str, Mark] = {}
-        if folder is None:
+        if stem is None:
             return
-        stem = prepare_folder(folder) / name
+        name = stem.name
         for kind in formats:
             path = stem.with_name(f"{name}.{kind}")
             self.trajectories.append(TrajFile(path) if kind == "traj" else ExtxyzFile(path))
         self.log = LogFile(stem.with_name(f"{name}.log"))
         self.checkpoint = stem.with_name(f"{name}.checkpoint")
+        self.picture = stem.with_name(f"{name}.png")
         self.stopped = stem.with_name(f"{name}-stopped.extxyz")
 
     def begin(self) -> None:
@@ -146,6 +142,21 @@ class RunFiles:
         if self.log is None or not self.log.path.exists():
             return as_table(self._rows)
         return read_log(self.log.path)
+
+    def draw(self) -> Path | None:
+        """The table as a picture; None without a folder, or before there is a curve.
+
+        Raises
+        ------
+        OutputError
+            It cannot be written; all other files are whole.
+        """
+        table = self.table()
+        if self.picture is None or len(table) < 2:
+            return None
+        with replacing(self.picture) as new:
+            save_figure(draw_dynamics(table), new)
+        return self.picture
 
     def close(self) -> None:
         """Let go of all files."""

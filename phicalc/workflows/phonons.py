@@ -10,16 +10,16 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
-from phicalc.errors import SimulationError, UnsupportedError
-from phicalc.files import prepare_folder, refuse_existing, replacing
+from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.files import refuse_existing, replacing
 from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, from_file
+from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
+from phicalc.workflows.displacements import DisplacedForces
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
 from phicalc.workflows.frames import as_extxyz
-from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, run_standard_path
-from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
+from phicalc.workflows.phonon_modes import animate, modes_at, run_standard_path
+from phicalc.workflows.relax import RelaxResult, RelaxSettings
 from phicalc.workflows.settings import Positive, Settings
-from phicalc.workflows.simulation import own_copy
-from phicalc.workflows.watching import Display
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -32,7 +32,7 @@ class PhononSettings(Settings):
     """A phonon calculation. Lengths in Å, frequencies in THz, temperatures in K."""
 
     relax: RelaxSettings | None = Field(
-        RelaxSettings(cell="full", keep_symmetry=True, max_force=1e-3),
+        RELAXED_CRYSTAL,
         description="relaxation of the cell that comes first; None: the structure as it is",
     )
     supercell_length: Positive = Field(
@@ -113,13 +113,14 @@ class PhononResult:
         return modes_at(self.phonopy, (0.0, 0.0, 0.0), direction)[0]
 
 
-class Phonons:
+class Phonons(CrystalSimulation):
     """Phonons with any ASE calculator.
 
         result = Phonons(atoms, PhononSettings(supercell_length=12), folder="run").run()
 
     Writes `phonons.yaml` (for phonopy.load), `phonons.png`, `phonons-thermal.png`, tables in
-    phonopy's formats, and `phonons-mode-*.extxyz`.
+    phonopy's formats, and `phonons-mode-*.extxyz`. A run that ended early goes on with
+    `run(restart=True)`: until then `phonons-forces.part` keeps the forces that are done.
 
     Parameters
     ----------
@@ -149,16 +150,13 @@ class Phonons:
             import phonopy  # noqa: F401
         except ImportError as error:
             raise UnsupportedError("phonons need phonopy; pip install phonopy") from error
-        self.atoms = own_copy(atoms)
-        self.atoms.set_constraint()
-        if not atoms.pbc.all():
-            raise UnsupportedError(
-                "phonons: expected a crystal periodic in three directions, got pbc "
-                f"{atoms.pbc.tolist()}"
-            )
+        super().__init__(atoms, folder, name)
         self.settings = settings
-        self.folder = None if folder is None else Path(folder)
-        self.name = name
+        if settings.born_file is not None and not settings.born_file.is_file():
+            raise ConfigError(
+                f"expected a BORN file in phonopy's format, got {settings.born_file}, which does "
+                "not exist"
+            )
 
     def run(self, *, restart: bool = False, progress: bool = False) -> PhononResult:
         """Relax, displace, and compute what follows from the forces.
@@ -166,14 +164,17 @@ class Phonons:
         Parameters
         ----------
         restart
-            Take up the relaxation of an earlier call where it ended, and replace its results.
+            Take up an earlier call where it ended, in the relaxation or between two
+            displacements, and replace its results.
         progress
             Show bars.
 
         Raises
         ------
         ConvergenceError
-            The relaxation did not converge.
+            The relaxation did not converge, or a signal stopped the run (`StoppedError`).
+        ConfigError
+            Restarted with other displacements or another calculator.
         SimulationError
             Forces that are NaN.
         StructureError, UnsupportedError
@@ -181,23 +182,16 @@ class Phonons:
         OutputError
             A file is in the way or cannot be written.
         """
-        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
-        settings = self.settings
-        stem = None
-        if self.folder is not None:
-            stem = prepare_folder(self.folder) / self.name
-            if not restart:
-                refuse_existing(stem.with_name(f"{self.name}.yaml"))
-        atoms, relaxation = self.atoms, None
-        if settings.relax is not None:
-            name = f"{self.name}-relax"
-            relax = Relaxation(atoms, settings.relax, self.folder, name)
-            relaxation = relax.run(restart=restart, progress=progress)
-            atoms = relaxation.atoms
-            atoms.set_constraint()
+        stem, settings = self.begin(), self.settings
+        if stem is not None and not restart:
+            refuse_existing(stem.with_name(f"{self.name}.yaml"), _unfinished(stem))
+        atoms, relaxation = self.relaxed(settings.relax, restart, progress)
         phonopy = self._phonopy(atoms)
         born, note = self._born(atoms, phonopy)
-        self._displace(phonopy, progress)
+        cells = phonopy.supercells_with_displacements
+        assert cells is not None
+        series = DisplacedForces(cells, atoms.calc, None if stem is None else _unfinished(stem))
+        phonopy.forces = series.run(restart=restart, progress=progress, name=self.name)
         drift = self._force_constants(phonopy, born)
         run_standard_path(phonopy, settings.path, settings.points)
         phonopy.run_mesh(settings.mesh, is_gamma_center=True)
@@ -206,6 +200,8 @@ class Phonons:
         phonopy.run_thermal_properties(
             t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
         )
+        files = () if stem is None else self._write(phonopy, stem)
+        series.finish()
         return PhononResult(
             phonopy=phonopy,
             atoms=atoms,
@@ -215,7 +211,7 @@ class Phonons:
             lowest=_lowest(phonopy),
             born=born,
             note=note,
-            files=() if stem is None else self._write(phonopy, stem),
+            files=files,
         )
 
     def _phonopy(self, atoms: Atoms) -> "Phonopy":
@@ -267,22 +263,6 @@ class Phonons:
                 raise
             return None, str(error)
 
-    def _displace(self, phonopy: "Phonopy", progress: bool) -> None:
-        """Forces in all displaced supercells."""
-        cells = phonopy.supercells_with_displacements
-        assert cells is not None
-        supercell = as_atoms(phonopy.supercell)
-        supercell.calc = self.atoms.calc
-        forces = []
-        with Display(len(cells), f"{self.name}: displacements", progress) as bar:
-            for index, cell in enumerate(cells):
-                supercell.set_scaled_positions(cell.scaled_positions)
-                forces.append(supercell.get_forces())
-                if not np.isfinite(forces[-1]).all():
-                    raise SimulationError(f"the forces of displacement {index} are NaN or infinite")
-                bar.show(index + 1)
-        phonopy.forces = np.array(forces)
-
     def _force_constants(self, phonopy: "Phonopy", born: BornCharges | None) -> float:
         """Fit them, enforce the sum rule, correct them; the violation of the sum rule before."""
         phonopy.produce_force_constants(show_drift=False)
@@ -323,6 +303,11 @@ class Phonons:
                 write(new)
             files.append(path)
         return tuple(files)
+
+
+def _unfinished(stem: Path) -> Path:
+    """Where the forces are until the results are written."""
+    return stem.with_name(f"{stem.name}-forces.part")
 
 
 def _lowest(phonopy: "Phonopy") -> float:

@@ -18,14 +18,15 @@ from phicalc.errors import (
     ConvergenceError,
     OutputError,
     SimulationError,
+    StoppedError,
     UnsupportedError,
 )
-from phicalc.files import prepare_folder, refuse_existing, replacing
+from phicalc.files import refuse_existing, replacing
 from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
 from phicalc.workflows.md_log import as_table
 from phicalc.workflows.settings import Finite, Positive, Settings
-from phicalc.workflows.simulation import own_copy
+from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.symmetry import keep_symmetry, space_group
 from phicalc.workflows.watching import Display, StopSignals
 
@@ -96,7 +97,7 @@ class RelaxResult:
     structure: Path | None
 
 
-class Relaxation:
+class Relaxation(Simulation):
     """Relaxation with any ASE calculator.
 
         result = Relaxation(atoms, RelaxSettings(cell="full"), folder="run").run()
@@ -128,7 +129,7 @@ class Relaxation:
         folder: str | Path | None = None,
         name: str = "relax",
     ) -> None:
-        self.atoms = own_copy(atoms)
+        super().__init__(atoms, folder, name)
         self.settings = settings
         if settings.cell != "fixed":
             if not atoms.pbc.all():
@@ -142,8 +143,6 @@ class Relaxation:
         apply_constraints(self.atoms, settings.fixed_atoms, water=False)
         if settings.keep_symmetry:
             keep_symmetry(self.atoms, settings.symmetry_tolerance)
-        self.folder = None if folder is None else Path(folder)
-        self.name = name
 
     def run(self, *, restart: bool = False, progress: bool = False) -> RelaxResult:
         """Relax until forces and stress are small enough.
@@ -167,8 +166,9 @@ class Relaxation:
         StructureError, UnsupportedError
             The calculator refuses the structure.
         """
-        self.atoms.get_forces()  # a structure that the calculator refuses leaves no files
-        trajectory, structure = self._files()
+        stem = self.begin()
+        trajectory = None if stem is None else TrajFile(stem.with_name(f"{self.name}.traj"))
+        structure = None if stem is None else stem.with_name(f"{self.name}-final.extxyz")
         first = 0
         if trajectory is not None and structure is not None:
             if restart and trajectory.path.exists() and trajectory.path.stat().st_size:
@@ -209,12 +209,6 @@ class Relaxation:
             trajectory=None if trajectory is None else trajectory.path,
             structure=structure,
         )
-
-    def _files(self) -> tuple[TrajFile | None, Path | None]:
-        if self.folder is None:
-            return None, None
-        folder = prepare_folder(self.folder)
-        return TrajFile(folder / f"{self.name}.traj"), folder / f"{self.name}-final.extxyz"
 
     def _continue_from(self, path: Path) -> int:
         """Take the last frame's positions and cell; the number of steps done until then."""
@@ -276,10 +270,14 @@ class Relaxation:
         left = f"{row['max_force_eV_A']:.3g} eV/Å (limit {self.settings.max_force:g})"
         if "max_stress_GPa" in row:
             left += f" and {row['max_stress_GPa']:.3g} GPa (limit {self.settings.max_stress:g})"
-        why = f"stopped by {signal}" if signal else "not converged"
+        if signal is not None:
+            raise StoppedError(
+                f"relaxation stopped by {signal} after {step} steps: {left} left; restart it",
+                signal,
+            )
         raise ConvergenceError(
-            f"relaxation {why} after {step} steps: {left} left; restart it with more steps, or "
-            "try another optimizer"
+            f"relaxation not converged after {step} steps: {left} left; restart it with more "
+            "steps, or try another optimizer"
         )
 
 

@@ -1,9 +1,53 @@
 """What every simulation begins with."""
 
+from pathlib import Path
+
 from ase import Atoms
 
 from phicalc.checks import check_structure
 from phicalc.errors import ConfigError
+from phicalc.files import prepare_folder
+
+
+class Simulation:
+    """A structure of one's own and the files' place: the base of the workflows.
+
+    Parameters
+    ----------
+    atoms
+        With a calculator; not modified.
+    folder
+        Where to write; None: nowhere.
+    name
+        Start of the files' names.
+
+    Raises
+    ------
+    ConfigError
+        No calculator.
+    StructureError
+        An unsound structure.
+    """
+
+    def __init__(self, atoms: Atoms, folder: str | Path | None, name: str) -> None:
+        self.atoms = own_copy(atoms)
+        self.folder = None if folder is None else Path(folder)
+        self.name = name
+
+    def begin(self) -> Path | None:
+        """Start of the files' paths, in a folder that can be written to; None: write nothing.
+
+        The forces come first, so that a structure that the calculator refuses leaves no files.
+
+        Raises
+        ------
+        StructureError, UnsupportedError
+            The calculator refuses the structure.
+        OutputError
+            The folder cannot be written to.
+        """
+        self.atoms.get_forces()
+        return None if self.folder is None else prepare_folder(self.folder) / self.name
 
 
 def own_copy(atoms: Atoms) -> Atoms:

@@ -1,10 +1,17 @@
 """The space group of a structure, and keeping it."""
 
+from typing import Any
+
+import numpy as np
 from ase import Atoms
 from ase.constraints import FixSymmetry
 from ase.spacegroup.symmetrize import check_symmetry
+from numpy.typing import NDArray
 
 from phicalc.errors import StructureError
+
+FIRST_CUBIC = 195
+"""Number of the first cubic space group."""
 
 
 def space_group(atoms: Atoms, tolerance: float = 1e-3) -> str | None:
@@ -23,14 +30,8 @@ def space_group(atoms: Atoms, tolerance: float = 1e-3) -> str | None:
         None unless the structure is periodic in three directions and spglib, which phonopy
         brings along, finds its symmetry.
     """
-    if not atoms.pbc.all():
-        return None
-    try:
-        dataset = check_symmetry(atoms, tolerance)
-    except Exception:
-        # spglib is missing, or gives up with a class of error that depends on its version
-        return None
-    return f"{dataset.international} ({dataset.number})"
+    dataset = _dataset(atoms, tolerance)
+    return None if dataset is None else f"{dataset.international} ({dataset.number})"
 
 
 def keep_symmetry(atoms: Atoms, tolerance: float) -> None:
@@ -54,3 +55,38 @@ def keep_symmetry(atoms: Atoms, tolerance: float) -> None:
             f"{atoms.pbc.tolist()}"
         )
     atoms.set_constraint([*atoms.constraints, FixSymmetry(atoms, symprec=tolerance)])
+
+
+def point_group(atoms: Atoms, tolerance: float = 1e-3) -> NDArray[np.float64]:
+    """Rotations and reflections (n, 3, 3) of a crystal's point group, acting on columns.
+
+    The identity alone where spglib finds no symmetry.
+    """
+    dataset = _dataset(atoms, tolerance)
+    if dataset is None:
+        return np.eye(3)[None]
+    to_cartesian = atoms.cell.array.T
+    # a conventional cell has each of them once for every lattice point in it
+    matrices = to_cartesian @ np.unique(dataset.rotations, axis=0).astype(float)
+    matrices = matrices @ np.linalg.inv(to_cartesian)
+    left, _, right = np.linalg.svd(matrices)  # orthogonal even where the cell is a little off
+    return np.asarray(left @ right, dtype=np.float64)
+
+
+def conventional_atoms(atoms: Atoms, tolerance: float = 1e-3) -> int | None:
+    """Number of atoms in the conventional cell of a cubic crystal, None for any other."""
+    dataset = _dataset(atoms, tolerance)
+    if dataset is None or dataset.number < FIRST_CUBIC:
+        return None
+    return len(dataset.std_types)
+
+
+def _dataset(atoms: Atoms, tolerance: float) -> Any:
+    """What spglib says, None where it is missing or gives up."""
+    if not atoms.pbc.all():
+        return None
+    try:
+        return check_symmetry(atoms, tolerance)
+    except Exception:
+        # the class of error depends on spglib's version
+        return None

@@ -14,10 +14,17 @@ from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.laplacian import edge_weights
 from phicalc.electrostatics.poisson import solve_poisson
-from phicalc.model.config import ModelConfig, PhiConfig
+from phicalc.model.config import (
+    LocalChargesConfig,
+    ModelConfig,
+    PhiConfig,
+    QEqConfig,
+    SplitChargeConfig,
+)
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import build_potential
 from phicalc.workflows.structures import water_box
+from tests.benchmarks.coulomb_heads import measure
 
 CUTOFF = 5.0
 
@@ -53,9 +60,18 @@ def test_poisson_solve_from_scratch(benchmark, graph):
     assert residual < 1e-8
 
 
-@pytest.mark.parametrize("heads", [[], [PhiConfig()]], ids=["no head", "phi"])
+HEADS = [[], [PhiConfig()], [QEqConfig()], [SplitChargeConfig()], [LocalChargesConfig()]]
+
+
+@pytest.mark.parametrize("heads", HEADS, ids=lambda heads: heads[0].kind if heads else "no head")
 def test_energy_and_forces(benchmark, graph, heads):
     torch.manual_seed(0)
     model = Differentiated(build_potential(ModelConfig(heads=heads), [1, 8])).eval()
     output = benchmark(model, graph)
     assert output[fields.FORCES].isfinite().all()
+
+
+def test_a_head_beside_its_network():
+    row = measure("phi-coulomb", 96, steps=1, seconds=0.0)
+    assert 0 < row.warm_iterations < row.cold_iterations
+    assert row.atoms == 96 and row.steps == 1

@@ -75,7 +75,7 @@ def test_charge_on_edges_makes_a_dielectric(conductance, ends):
 
 def test_equilibration_makes_a_metal():
     """Its polarisability per atom grows with the length, nearly as the square of it."""
-    found = np.array([polarisability(QEqHead(4, 0, [6]), n) for n in (10, 20, 40, 80, 160)])
+    found = np.array([polarisability(QEqHead(4, 0, [6], CUTOFF), n) for n in (10, 20, 40, 80, 160)])
     assert (found[1:] > 2.9 * found[:-1]).all()
 
 
@@ -121,7 +121,7 @@ class RockSalt(nn.Module):
 def salt(kind: str) -> Differentiated:
     """With phi-coulomb, formal charges ±1 and ε∞ near 2.4; or with charge equilibration."""
     flowing = SplitChargeHead(4, 0, [11, 17], CUTOFF, 2.0, 10.0, [1.0, -1.0], "formal", True)
-    head = conducting(flowing, 0.4) if kind == "phi-coulomb" else QEqHead(4, 0, [11, 17])
+    head = conducting(flowing, 0.4) if kind == "phi-coulomb" else QEqHead(4, 0, [11, 17], CUTOFF)
     return Differentiated(RockSalt(head)).eval()
 
 

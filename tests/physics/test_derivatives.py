@@ -7,7 +7,7 @@ from phicalc import fields
 
 from .models import energy, evaluate
 
-STEP = 3e-5
+STEP = 1e-5
 
 
 def numerical_forces(model, atoms, indices):

@@ -8,7 +8,7 @@ import torch
 from phicalc import fields
 from phicalc.errors import DataError, ModelFileError, UnsupportedError
 from phicalc.train.config import parse_config
-from phicalc.train.evaluation import Evaluable, evaluate_file
+from phicalc.train.evaluation import Evaluable, evaluate_file, evaluate_structures
 from phicalc.train.trainer import train
 
 
@@ -68,6 +68,16 @@ def test_any_function_can_be_evaluated(clusters):
     expected = np.sqrt((np.concatenate(forces) ** 2).mean())
     assert found.errors["forces"].rmse == pytest.approx(expected)
     assert set(found.errors) == {"forces"}
+
+
+def test_a_list_of_structures_has_the_errors_of_its_file(best, clusters):
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    assert (
+        evaluate_structures(best, frames).errors
+        == evaluate_file(best, clusters / "valid.xyz").errors
+    )
+    with pytest.raises(DataError, match=r"^expected energy"):
+        evaluate_structures(best, [*frames, ase.Atoms("Cu")], properties=["energy"])
 
 
 def test_a_label_that_is_asked_for_must_be_there(best, clusters):

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from rich.console import Console
 
@@ -149,3 +150,22 @@ def test_a_training_curve_is_drawn_from_csv_rows(tmp_path):
     rows = [row, {**row, "step": 2, "train_loss": 0.25}]
     write_training_curve(rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
+def test_energies_are_drawn_without_what_the_composition_explains(frames):
+    """Large energies of the elements, added to the labels, come off again for the picture."""
+    shifted = []
+    for atoms in frames:
+        copy = atoms.copy()
+        offset = sum({29: -1000.0, 79: -2500.0}[z] for z in atoms.numbers)
+        copy.calc = SinglePointCalculator(
+            copy, energy=atoms.get_potential_energy() + offset, forces=atoms.get_forces()
+        )
+        shifted.append(copy)
+    rests = []
+    for structures in (frames, shifted):
+        graphs = graphs_of(structures, 4.0, ["energy", "forces"])
+        found = evaluate(wrong_by, graphs, properties=["energy"], keep_values=True)
+        rests.append(found.values["energy"][0] - found.composition_energies)
+    np.testing.assert_allclose(rests[0], rests[1], atol=1e-8)
+    assert np.ptp(found.values["energy"][0]) > 100 * np.abs(rests[1]).max()

@@ -1,0 +1,82 @@
+"""What the commands share: arguments, the structure with its calculator, exit statuses, output."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from phicalc.errors import (
+    ConfigError,
+    ConvergenceError,
+    PhicalcError,
+    SimulationError,
+    StoppedError,
+)
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+NOT_CONVERGED, BROKEN_OFF = 3, 4
+
+Model = Annotated[Path, typer.Argument(help="Model file.")]
+Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
+Committee = Annotated[
+    list[Path] | None, typer.Option("--committee", help="Further model file; repeatable.")
+]
+Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
+Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
+Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Go on where an earlier run ended.")]
+Fixed = Annotated[str, typer.Option("--fix", help='Atoms that do not move, as "0-9,12".')]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace older files.")]
+
+
+def open_atoms(
+    models: list[Path],
+    structure: Path,
+    frame: int,
+    charge: float | None,
+    device: str,
+    threads: int | None,
+) -> "Atoms":
+    """The structure with its calculator."""
+    from phicalc.calculator import PhiCalculator
+    from phicalc.data.read import read_structures
+
+    frames = read_structures(structure)
+    if not -len(frames) <= frame < len(frames):
+        raise ConfigError(f"--frame: expected one of {len(frames)} structures, got {frame}")
+    atoms = frames[frame]
+    atoms.calc = PhiCalculator(models, device=device, charge=charge, threads=threads)
+    return atoms
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Exit statuses of their own for what is no mistake in the input."""
+    try:
+        yield
+    except (ConvergenceError, SimulationError) as error:
+        complain(error)
+        if isinstance(error, StoppedError):
+            raise typer.Exit(128 + signal.Signals[error.signal].value) from None
+        status = NOT_CONVERGED if isinstance(error, ConvergenceError) else BROKEN_OFF
+        raise typer.Exit(status) from None
+
+
+def complain(error: PhicalcError) -> None:
+    """An error, as one line on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"error: {error}", style="red", markup=False
+    )
+
+
+def say(text: str) -> None:
+    """A line on standard output, as it is."""
+    Console(highlight=False, soft_wrap=True).print(text, markup=False)

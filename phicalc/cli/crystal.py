@@ -1,0 +1,133 @@
+"""The commands for a crystal's lattice: eos and elastic. Each calls one class of workflows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from phicalc.cli.arguments import (
+    Device,
+    Frame,
+    Model,
+    Output,
+    Restart,
+    Structure,
+    Threads,
+    exit_codes,
+    open_atoms,
+    say,
+)
+
+if TYPE_CHECKING:
+    from phicalc.workflows.stiffness import Stiffness
+
+commands = typer.Typer()
+
+Relaxed = Annotated[bool, typer.Option("--relax/--no-relax", help="The cell first.")]
+
+
+@commands.command()
+def eos(
+    model: Model,
+    structure: Structure,
+    span: Annotated[float, typer.Option(help="Largest relative change of the volume.")] = 0.06,
+    points: Annotated[int, typer.Option(help="Number of volumes.")] = 9,
+    free: Annotated[str, typer.Option(help="Relax at each: nothing, atoms or shape.")] = "atoms",
+    equation: Annotated[
+        str, typer.Option(help="birchmurnaghan, vinet or murnaghan.")
+    ] = "birchmurnaghan",
+    relaxed: Relaxed = True,
+    output: Output = Path("eos"),
+    restart: Restart = False,
+    frame: Frame = -1,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Equation of state of a crystal: volume, lattice constant and bulk modulus.
+
+    \b
+    Examples:
+      phicalc eos model.pt kcl.cif
+      phicalc eos model.pt quartz.cif --free shape --span 0.04 --points 11
+    """
+    from phicalc.workflows.equation_of_state import EquationOfState, EquationOfStateSettings
+
+    values: dict[str, Any] = {} if relaxed else {"relax": None}
+    settings = EquationOfStateSettings(
+        span=span, points=points, free=free, equation=equation, **values
+    )
+    with exit_codes():
+        atoms = open_atoms([model], structure, frame, None, device, threads)
+        result = EquationOfState(atoms, settings, output).run(restart=restart, progress=True)
+    cubic = result.lattice_constant
+    say(
+        f"volume {result.volume:.4f} Å³"
+        + ("" if cubic is None else f", lattice constant {cubic:.4f} Å")
+    )
+    say(
+        f"bulk modulus {result.bulk_modulus:.3f} GPa, its pressure derivative "
+        f"{result.bulk_modulus_derivative:.2f}; the fit leaves {1e3 * result.residual:.2g} meV/atom"
+    )
+    say(f"written: {', '.join(str(path) for path in result.files)}")
+
+
+@commands.command()
+def elastic(
+    model: Model,
+    structure: Structure,
+    strain: Annotated[float, typer.Option(help="Largest strain, both ways.")] = 0.005,
+    max_force: Annotated[float, typer.Option(help="Left in a strained cell, eV/Å.")] = 1e-3,
+    clamped: Annotated[
+        bool, typer.Option("--clamped", help="Do not let the atoms follow the strain.")
+    ] = False,
+    relaxed: Relaxed = True,
+    output: Output = Path("elastic"),
+    restart: Restart = False,
+    frame: Frame = -1,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Elastic constants of a crystal, clamped and relaxed, and its polycrystal's moduli.
+
+    \b
+    Examples:
+      phicalc elastic model.pt kcl.cif
+      phicalc elastic model.pt kcl.cif --strain 0.002 --clamped
+    """
+    from phicalc.workflows.elasticity import ElasticConstants, ElasticSettings
+
+    values: dict[str, Any] = {} if relaxed else {"relax": None}
+    settings = ElasticSettings(
+        strain=strain, max_force=max_force, relax_atoms=not clamped, **values
+    )
+    with exit_codes():
+        atoms = open_atoms([model], structure, frame, None, device, threads)
+        result = ElasticConstants(atoms, settings, output).run(restart=restart, progress=True)
+    kind = "clamped" if result.relaxed is None else "relaxed atoms"
+    Console(highlight=False).print(_matrix(result.stiffness, kind))
+    bulk, shear = result.stiffness.bulk_modulus, result.stiffness.shear_modulus
+    say(f"bulk modulus {bulk.hill:.3f} GPa (Voigt {bulk.voigt:.3f}, Reuss {bulk.reuss:.3f})")
+    say(f"shear modulus {shear.hill:.3f} GPa (Voigt {shear.voigt:.3f}, Reuss {shear.reuss:.3f})")
+    say(
+        f"Young's modulus {result.stiffness.young_modulus:.3f} GPa, Poisson's ratio "
+        f"{result.stiffness.poisson_ratio:.3f}, anisotropy {result.stiffness.anisotropy:.3f}"
+    )
+    say(
+        f"space group {result.space_group}, stress before straining "
+        f"{result.residual_stress:.2g} GPa, "
+        + ("stable" if result.stiffness.stable else "UNSTABLE: an eigenvalue is not positive")
+    )
+    say(f"written: {', '.join(str(path) for path in result.files)}")
+
+
+def _matrix(stiffness: "Stiffness", kind: str) -> Table:
+    """The 6×6 elastic constants."""
+    table = Table(title=f"elastic constants, {kind} / GPa", show_header=True)
+    names = ("xx", "yy", "zz", "yz", "xz", "xy")
+    for name in ("", *names):
+        table.add_column(name, justify="right")
+    for name, row in zip(names, stiffness.matrix, strict=True):
+        table.add_row(name, *(f"{value:.2f}" for value in row))
+    return table

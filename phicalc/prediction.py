@@ -1,0 +1,277 @@
+"""Many structures through one model, a batch at a time: the ground under ``phicalc predict``."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.extxyz import write_extxyz
+from ase.stress import full_3x3_to_voigt_6_stress
+from numpy.typing import NDArray
+from torch import Tensor
+from torch_geometric.data import Data
+
+from phicalc import fields
+from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.checks import check_separation, check_structure, check_total_charge
+from phicalc.data.graph import collate, graph_dict, to_graph
+from phicalc.data.read import Labels, read_structures
+from phicalc.errors import (
+    ConvergenceError,
+    DataError,
+    OutputError,
+    StructureError,
+    UnsupportedError,
+)
+from phicalc.evaluator import LARGEST_RESIDUAL, check_support
+from phicalc.files import prepare_folder, replacing
+
+Array = NDArray[np.float64]
+
+BATCH_SIZE = 8
+"""Structures at a time: on a CPU more is no faster."""
+
+FORMATS = (".xyz", ".extxyz")
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says about one structure of N atoms; None where it is not defined.
+
+    Attributes
+    ----------
+    energy
+        eV.
+    energies
+        (N,) in eV, per atom.
+    forces
+        (N, 3) in eV/Å.
+    stress
+        (6,) in eV/Å³, ASE's order and sign; of cells periodic in three directions.
+    charges
+        (N,) in e; of models with an electrostatics head.
+    dipole
+        (3,) in e·Å about the centre of mass; of such models, not periodic.
+    """
+
+    energy: float
+    energies: Array
+    forces: Array
+    stress: Array | None
+    charges: Array | None
+    dipole: Array | None
+
+    def attached_to(self, atoms: Atoms) -> Atoms:
+        """A copy of the structure that bears these results and no others.
+
+        Labels under the names of ASE's properties, in ``info`` or ``arrays``, are left out:
+        a file with both would not say which is which.
+        """
+        copy: Atoms = atoms.copy()
+        for name in all_properties:
+            copy.info.pop(name, None)
+            copy.arrays.pop(name, None)
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        copy.calc = SinglePointCalculator(copy, free_energy=self.energy, **known)
+        return copy
+
+
+def predict(
+    model: str | Path | LoadedModel,
+    frames: Iterable[Atoms],
+    *,
+    device: str = "auto",
+    charge: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    advance: Callable[[int], None] = lambda structures: None,
+) -> list[Prediction]:
+    """What a model says about many structures, the same as `PhiCalculator` one by one.
+
+    Parameters
+    ----------
+    model
+        A model file.
+    frames
+        Structures, of any size and periodicity; nothing of them is changed.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda[:n]"``.
+    charge
+        Total charge in e of structures without ``info["charge"]``; None: 0.
+    batch_size
+        Structures at a time.
+    advance
+        Called with the number of structures after each batch.
+
+    Raises
+    ------
+    StructureError, UnsupportedError
+        A structure is unsound or not one for this model; the message names the frame, from 0.
+        Unknown elements are found before anything is computed.
+    ConvergenceError
+        An electrostatic solve did not converge.
+    ModelFileError
+        The model cannot be loaded.
+
+    Examples
+    --------
+    >>> from phicalc import predict
+    >>> [p.energy for p in predict("model.pt", ase.io.read("many.xyz", ":"))]  # doctest: +SKIP
+    """
+    model = _loaded(model, device)
+    everything = list(frames)
+    charges = _checked(model, everything, charge)
+    found: list[Prediction] = []
+    for start in range(0, len(everything), max(1, batch_size)):
+        batch = everything[start : start + max(1, batch_size)]
+        found += _predict_batch(model, batch, charges, start)
+        advance(len(batch))
+    return found
+
+
+def predict_file(
+    model: str | Path | LoadedModel,
+    structures: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    device: str = "auto",
+    charge: float | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Prediction]:
+    """Predict the structures of a file and write them with their results, whole or not at all.
+
+    Parameters
+    ----------
+    structures
+        extxyz(.gz) or any format of ASE's.
+    output
+        Extended XYZ, ``.xyz`` or ``.extxyz``; ``ase.io.read`` finds the results in ``atoms.calc``.
+    overwrite
+        Replace an older file.
+    progress
+        Called with the number of structures done and of all.
+    model, device, charge, batch_size
+        As `predict`.
+
+    Raises
+    ------
+    DataError
+        The structures cannot be read.
+    OutputError
+        The output has another suffix, exists already or cannot be written.
+    PhicalcError
+        As `predict`.
+    """
+    path = Path(output)
+    if path.suffix not in FORMATS:
+        raise OutputError(f"expected an output {' or '.join(FORMATS)}, got {path}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already; give another name, or overwrite it")
+    frames = read_structures(structures)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, len(frames))
+
+    try:
+        model = _loaded(model, device)
+        _checked(model, frames, charge)
+        prepare_folder(path.parent)  # before the computation, after all that costs nothing
+        found = predict(
+            model, frames, device=device, charge=charge, batch_size=batch_size, advance=advance
+        )
+    except (StructureError, UnsupportedError) as error:
+        raise type(error)(f"{structures}: {error}") from error
+    with replacing(path) as new, new.open("w", encoding="utf-8") as file:
+        write_extxyz(file, [p.attached_to(a) for p, a in zip(found, frames, strict=True)])
+    return found
+
+
+def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
+    target = resolve_device(device)
+    if isinstance(model, LoadedModel):
+        return model if model.device == target else load_model(model.data, target)
+    return load_model(model, target)
+
+
+def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) -> list[float]:
+    """Total charges of the structures, all of which the model can compute."""
+    charges = []
+    for number, atoms in enumerate(frames):
+        try:
+            elements = model.metadata.elements
+            check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, elements)
+            own = atoms.info.get("charge", charge)
+            charges.append(0.0 if own is None else check_total_charge(own))
+            check_support(model.metadata, atoms, charges[-1])
+        except (StructureError, UnsupportedError) as error:
+            raise type(error)(f"frame {number}: {error}") from error
+    return charges
+
+
+def _predict_batch(
+    model: LoadedModel, frames: Sequence[Atoms], charges: Sequence[float], start: int
+) -> list[Prediction]:
+    """Results of some structures, the first of which is number `start`."""
+    with torch.inference_mode(False):
+        graphs = [
+            _graph(model, atoms, charges[number], number)
+            for number, atoms in enumerate(frames, start=start)
+        ]
+        graph = graph_dict(collate(graphs).to(model.device))
+        output = {name: value.cpu() for name, value in model(graph).items()}
+    residual = float(output.get(fields.SOLVER_RESIDUAL, torch.zeros(1)).max())
+    if not residual <= LARGEST_RESIDUAL:
+        raise ConvergenceError(
+            f"frames {start} to {start + len(frames) - 1}: expected electrostatics solved to a "
+            f"residual of {LARGEST_RESIDUAL:.0e}, got {residual:.1e}; one of them is far from all "
+            "that the model was trained on"
+        )
+    first, predictions = 0, []
+    for number, atoms in enumerate(frames):
+        rows = slice(first, first + len(atoms))
+        first += len(atoms)
+        predictions.append(_prediction(output, number, rows, atoms))
+        if not all(np.isfinite(v).all() for v in vars(predictions[-1]).values() if v is not None):
+            raise StructureError(
+                f"frame {start + number}: the model gives NaN or infinity for this structure; "
+                "look for atoms much too close to each other"
+            )
+    return predictions
+
+
+def _graph(model: LoadedModel, atoms: Atoms, charge: float, number: int) -> Data:
+    try:
+        graph = to_graph(atoms, model.metadata.cutoff, Labels(total_charge=charge))
+        if graph[fields.EDGE_VECTORS].numel():
+            distances = graph[fields.EDGE_VECTORS].norm(dim=1)
+            sender, receiver = graph[fields.EDGE_INDEX][:, int(distances.argmin())].tolist()
+            check_separation(float(distances.min()), (sender, receiver))
+        return graph
+    except (StructureError, DataError) as error:
+        raise type(error)(f"frame {number}: {error}") from error
+
+
+def _prediction(output: dict[str, Tensor], number: int, rows: slice, atoms: Atoms) -> Prediction:
+    """The part of a batch's output that is one structure's."""
+    optional: dict[str, Any] = {"stress": None, "charges": None, "dipole": None}
+    if atoms.pbc.all():
+        optional["stress"] = full_3x3_to_voigt_6_stress(output[fields.STRESS][number].numpy())
+    if fields.CHARGES in output:
+        optional["charges"] = output[fields.CHARGES][rows].numpy()
+    if fields.DIPOLE in output and not atoms.pbc.any():
+        optional["dipole"] = output[fields.DIPOLE][number].numpy()
+    return Prediction(
+        energy=float(output[fields.ENERGY][number]),
+        energies=output[fields.ENERGIES][rows].numpy(),
+        forces=output[fields.FORCES][rows].numpy(),
+        **optional,
+    )
