@@ -130,7 +130,7 @@ class PhiHead(nn.Module):
         species_index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tensor:
-        """Zeros −zᵀ[(L + μ)φ − μs] by atom (N,) | eV, whose gradient is ∂E/∂q · ∂q/∂φ · dφ/dx.
+        """Zeros −z_i [(L + μ)φ − μs]_i (N,) | eV, with the gradient of ∂E/∂q · ∂q/∂φ · dφ/dx.
 
         Parameters
         ----------

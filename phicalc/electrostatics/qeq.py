@@ -166,9 +166,9 @@ class QEqHead(nn.Module):
         species_index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tensor:
-        """Zeros −z_i [χ + (J + A) q]_i (N,) | eV, whose gradient is that of ∂E/∂q · dq/dx.
+        """Energies (N,) | eV of zero sum −zᵀ[χ + (J + A) q], with the gradient of ∂E/∂q · dq/dx.
 
-        The adjoint z is an equilibration too, of −∂E/∂q at no total charge.
+        The adjoint z is an equilibration too, of −∂E/∂q at no total charge. It starts cold.
 
         Parameters
         ----------
@@ -192,16 +192,23 @@ class QEqHead(nn.Module):
             adjoint = from_rows(equilibrate(rows, kernel.detach(), neutral), slots)
             rows = to_rows(charges, slots, num, size)
             potential = from_rows(torch.matmul(kernel, rows[:, :, None]).squeeze(2), slots)
+            energies: Tensor = -adjoint * (chi + potential)
         else:
-            terms = coulomb_terms(
-                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], widths
-            )
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            diagonal = hardness.detach() + operator.diagonal
             adjoint, _, residual = equilibrate_iteratively(
-                -gradient, hardness.detach(), detached(terms), neutral
+                -gradient,
+                hardness.detach(),
+                operator,
+                neutral,
+                screening_mesh(graph, diagonal, operator.constant),
+                None,
+                solver_tolerance(self.tolerance, features[0]),
             )
             check_converged(residual)
-            potential = hardness * charges + apply_coulomb(terms, charges)
-        return -adjoint * (chi + potential)
+            coupling = coulomb_coupling(operator, adjoint, charges, graph)
+            energies = -adjoint * (chi + hardness * charges) - coupling / charges.shape[0]
+        return energies
 
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

@@ -306,10 +306,10 @@ class SplitChargeHead(nn.Module):
         species_index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tensor:
-        """Zeros by atom (N,) | eV, whose gradient is that of ∂E/∂ρ · dρ/dx.
+        """Energies (N,) | eV that sum to zero, with the gradient of ∂E/∂ρ · dρ/dx.
 
-        They are −z·∂F/∂φ − (Lz)·∂F/∂ρ, where the adjoint z solves the equation of φ with ∂E/∂q as
-        its source.
+        Their sum is −zᵀ∂F/∂φ − (Lz)ᵀ∂F/∂ρ, where the adjoint z solves the equation of φ with
+        ∂E/∂q as its source. It starts cold.
 
         Parameters
         ----------
@@ -335,22 +335,30 @@ class SplitChargeHead(nn.Module):
             kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
             right = to_rows(gradient, slots, num, size)
             adjoint = from_rows(flow_potential(right, laplacian, kernel.detach()), slots)
+            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
             rows = to_rows(charges, slots, num, size)
             felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
+            coupling = adjoint_flow * felt
         else:
-            terms = self.coulomb_terms(species_index, graph)
-            constant = None if terms is None else detached(terms)
+            operator = self.operator(species_index, graph)
             adjoint, _, residual = flow_iteratively(
-                gradient, fixed, edge_index, hardness.detach(), constant
+                gradient,
+                fixed,
+                edge_index,
+                hardness.detach(),
+                operator,
+                None,
+                solver_tolerance(self.tolerance, features[0]),
             )
             check_converged(residual)
-            felt = torch.zeros_like(flow)
-            if terms is not None:
-                felt = apply_coulomb(terms, charges)
-        adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+            coupling = torch.zeros_like(flow)
+            if operator is not None:
+                coupling = coulomb_coupling(operator, adjoint_flow, charges, graph) / flow.shape[0]
         of_potential = flow - apply_laplacian(weights, edge_index, potential)
-        of_flow = potential + hardness * flow - source + felt
-        return -adjoint * of_potential - adjoint_flow * of_flow
+        of_flow = potential + hardness * flow - source
+        energies: Tensor = -adjoint * of_potential - adjoint_flow * of_flow - coupling
+        return energies
 
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

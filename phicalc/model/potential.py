@@ -289,7 +289,7 @@ class Potential(nn.Module):
         index: Tensor,
         graph: Dict[str, Tensor],
     ) -> Tensor:
-        """Zeros (N,) | eV with the gradient of ∂E/∂q · dq/dx through solves held fixed.
+        """Energies (N,) | eV, zero in sum, with the gradient of ∂E/∂q · dq/dx of solves held fixed.
 
         See ``phicalc.model.feedback``; a head without a solve has nothing to add.
         """

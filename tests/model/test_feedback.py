@@ -41,6 +41,7 @@ def crystal() -> Atoms:
 def solve_iteratively(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let structures of any size be solved as large ones are."""
     model.potential.heads[0].dense_limit = 0
+    model.potential.heads[0].accuracy = 1e-9
     iterative = functools.partial(solve_poisson, direct_limit=0)
     monkeypatch.setattr("phicalc.electrostatics.phi.solve_poisson", iterative)
 
