@@ -111,6 +111,32 @@ def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkey
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.02)
 
 
+def test_a_loss_on_forces_learns_through_the_solve(model, molecule):
+    """Its gradient in all parameters at once, against a difference along one direction."""
+    model.train()
+    parameters = [p for p in model.potential.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(1)
+    direction = [
+        torch.randn(p.shape, generator=generator, dtype=p.dtype, device=p.device)
+        for p in parameters
+    ]
+
+    def loss() -> torch.Tensor:
+        return evaluate(model, molecule)[fields.FORCES].square().sum()
+
+    gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+    expected = sum(
+        float((g * d).sum()) for g, d in zip(gradients, direction, strict=True) if g is not None
+    )
+    values = []
+    for shift in (1e-5, -2e-5):
+        with torch.no_grad():
+            for parameter, along in zip(parameters, direction, strict=True):
+                parameter.add_(shift * along)
+        values.append(float(loss().detach()))
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_batch_is_its_structures(model, molecule, bulk):
     cation = molecule.copy()
     cation.info["charge"] = 1
