@@ -226,7 +226,7 @@ class Rivals:
 
     def __init__(self, model: LoadedModel) -> None:
         config = ModelConfig.model_validate(model.metadata.config)
-        bare = config.model_copy(update={"heads": []})
+        bare = config.model_copy(update={"heads": [], "charge_feedback": False})
         # The weights do not matter for the time it takes.
         self._bare_model = untrained_model(bare, model.metadata.elements, model.device)
         self._bare = Evaluator([self._bare_model], 1.0, cache=False, threads=None)

@@ -111,6 +111,11 @@ def _model_obstacle(model: LoadedModel) -> str | None:
             "it takes one head with a Coulomb energy (phi-coulomb, qeq or local), got heads: "
             f"{shown}; charges without one are a latent field"
         )
+    if model.metadata.config.get("charge_feedback", False):
+        return (
+            "with charge feedback the energy depends on the charges beyond the head's own energy, "
+            "so that the polarisation is not that of the charges; use a model without it"
+        )
     if not model.has("response"):
         return "this model file is older than electric fields; export its checkpoint again"
     return None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phicalc import fields
+from phicalc.electrostatics.charge_solvers import check_converged
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
@@ -120,3 +121,40 @@ class PhiHead(nn.Module):
             fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
             fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
+
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        result: Dict[str, Tensor],
+        features: List[Tensor],
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Zeros −z_i [(L + μ)φ − μs]_i (N,) | eV, with the gradient of ∂E/∂q · ∂q/∂φ · dφ/dx.
+
+        Parameters
+        ----------
+        gradient
+            (N,) | V | ∂E/∂q of an energy that depends on the charges
+        result
+            what ``forward`` gave; the other arguments are those of ``forward``
+
+        Raises
+        ------
+        ConvergenceError
+        """
+        edge_index = graph[fields.EDGE_INDEX]
+        weights, mu = result[fields.LAPLACIAN_WEIGHTS], result[fields.SCREENING]
+        adjoint, _, left = solve_poisson(
+            weights.detach(),
+            edge_index,
+            mu[0].detach(),
+            apply_laplacian(weights.detach(), edge_index, gradient),
+            graph[fields.BATCH],
+            graph.get(fields.BASIS),
+        )
+        check_converged(left)
+        potential = result[fields.POTENTIAL]
+        residual = apply_laplacian(weights, edge_index, potential)
+        residual = residual + mu * (potential - result[fields.SOURCE])
+        return -adjoint * residual

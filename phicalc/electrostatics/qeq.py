@@ -158,6 +158,58 @@ class QEqHead(nn.Module):
             fields.CHARGE_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
 
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        result: Dict[str, Tensor],
+        features: List[Tensor],
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Energies (N,) | eV of zero sum −zᵀ[χ + (J + A) q], with the gradient of ∂E/∂q · dq/dx.
+
+        The adjoint z is an equilibration too, of −∂E/∂q at no total charge. It starts cold.
+
+        Parameters
+        ----------
+        gradient
+            (N,) | V | ∂E/∂q of an energy that depends on the charges
+        result
+            what ``forward`` gave; the other arguments are those of ``forward``
+
+        Raises
+        ------
+        ConvergenceError
+        """
+        chi = self.electronegativity(features, species_index)
+        hardness, widths = self.hardness(species_index), self.widths(species_index)
+        charges = result[fields.CHARGES]
+        neutral = torch.zeros_like(graph[fields.TOTAL_CHARGE])
+        if neutral.shape[0] > 1 or widths.shape[0] <= self.dense_limit:
+            kernel, slots = self.kernel_rows(hardness, widths, graph)
+            num, size = kernel.shape[0], kernel.shape[1]
+            rows = to_rows(-gradient, slots, num, size)
+            adjoint = from_rows(equilibrate(rows, kernel.detach(), neutral), slots)
+            rows = to_rows(charges, slots, num, size)
+            potential = from_rows(torch.matmul(kernel, rows[:, :, None]).squeeze(2), slots)
+            energies: Tensor = -adjoint * (chi + potential)
+        else:
+            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
+            diagonal = hardness.detach() + operator.diagonal
+            adjoint, _, residual = equilibrate_iteratively(
+                -gradient,
+                hardness.detach(),
+                operator,
+                neutral,
+                screening_mesh(graph, diagonal, operator.constant),
+                None,
+                solver_tolerance(self.tolerance, features[0]),
+            )
+            check_converged(residual)
+            coupling = coulomb_coupling(operator, adjoint, charges, graph)
+            energies = -adjoint * (chi + hardness * charges) - coupling / charges.shape[0]
+        return energies
+
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> FieldResponse:
@@ -204,17 +256,23 @@ class QEqHead(nn.Module):
         self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
     ) -> Tuple[Tensor, Tensor]:
         """Charges | e and their potential (J + A) q | V, both (N,), from χ, J and σ (N,)."""
-        batch, total_charge = graph[fields.BATCH], graph[fields.TOTAL_CHARGE]
-        num = total_charge.shape[0]
-        slots, size = row_slots(batch, num)
-        kernel = coulomb_matrices(
-            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
-        )
-        kernel = kernel + torch.diag_embed(to_rows(hardness, slots, num, size))
-        chi_rows = to_rows(chi, slots, num, size)
+        total_charge = graph[fields.TOTAL_CHARGE]
+        kernel, slots = self.kernel_rows(hardness, widths, graph)
+        chi_rows = to_rows(chi, slots, kernel.shape[0], kernel.shape[1])
         if self.training:
             charges = equilibrate(chi_rows, kernel, total_charge)
         else:
             charges = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
         potential = torch.matmul(kernel, charges[:, :, None]).squeeze(2)
         return from_rows(charges, slots), from_rows(potential, slots)
+
+    def kernel_rows(
+        self, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Tensor]:
+        """J + A of a batch (B, M, M) | eV/e², and the place of every atom in its rows (N,)."""
+        batch, num = graph[fields.BATCH], graph[fields.TOTAL_CHARGE].shape[0]
+        slots, size = row_slots(batch, num)
+        kernel = coulomb_matrices(
+            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
+        )
+        return kernel + torch.diag_embed(to_rows(hardness, slots, num, size)), slots

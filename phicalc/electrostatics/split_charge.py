@@ -298,6 +298,68 @@ class SplitChargeHead(nn.Module):
         flow = apply_laplacian(weights.detach(), edge_index, potential) + driven
         return potential, flow, iterations, residual
 
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        result: Dict[str, Tensor],
+        features: List[Tensor],
+        species_index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Energies (N,) | eV that sum to zero, with the gradient of ∂E/∂ρ · dρ/dx.
+
+        Their sum is −zᵀ∂F/∂φ − (Lz)ᵀ∂F/∂ρ, where the adjoint z solves the equation of φ with
+        ∂E/∂q as its source. It starts cold.
+
+        Parameters
+        ----------
+        gradient
+            (N,) | V | ∂E/∂q of an energy that depends on the charges
+        result
+            what ``forward`` gave; the other arguments are those of ``forward``
+
+        Raises
+        ------
+        ConvergenceError
+        """
+        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
+        potential, weights = result[fields.POTENTIAL], result[fields.LAPLACIAN_WEIGHTS]
+        fixed = weights.detach()
+        flow = apply_laplacian(fixed, edge_index, potential)
+        source, hardness = self.source(features, species_index), self.hardness(species_index)
+        charges = self.base_charges(features, species_index, graph) + flow
+        if num > 1 or source.shape[0] <= self.dense_limit:
+            slots, size = row_slots(graph[fields.BATCH], num)
+            matrices = self.coulomb(species_index, graph, size)
+            laplacian = laplacian_rows(fixed, edge_index, slots, num, size)
+            kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
+            right = to_rows(gradient, slots, num, size)
+            adjoint = from_rows(flow_potential(right, laplacian, kernel.detach()), slots)
+            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+            rows = to_rows(charges, slots, num, size)
+            felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
+            coupling = adjoint_flow * felt
+        else:
+            operator = self.operator(species_index, graph)
+            adjoint, _, residual = flow_iteratively(
+                gradient,
+                fixed,
+                edge_index,
+                hardness.detach(),
+                operator,
+                None,
+                solver_tolerance(self.tolerance, features[0]),
+            )
+            check_converged(residual)
+            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+            coupling = torch.zeros_like(flow)
+            if operator is not None:
+                coupling = coulomb_coupling(operator, adjoint_flow, charges, graph) / flow.shape[0]
+        of_potential = flow - apply_laplacian(weights, edge_index, potential)
+        of_flow = potential + hardness * flow - source
+        energies: Tensor = -adjoint * of_potential - adjoint_flow * of_flow - coupling
+        return energies
+
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> FieldResponse:

@@ -148,6 +148,11 @@ class ModelConfig(StrictModel):
     total_charge: bool = Field(
         default=True, description="condition the features on the total charge"
     )
+    charge_feedback: bool = Field(
+        default=False,
+        description="the heads' charges enter the features of one more message step, which adds "
+        "an energy of its own (arXiv 2501.19179)",
+    )
     dtype: Literal["float32", "float64"] = "float32"
 
     @model_validator(mode="after")
@@ -157,4 +162,9 @@ class ModelConfig(StrictModel):
             raise ValueError(f"heads: expected at most one of each kind, got {', '.join(kinds)}")
         if "phi" in kinds and "phi-coulomb" in kinds:
             raise ValueError("heads: phi-coulomb contains phi; expected one of the two, got both")
+        if self.charge_feedback and not set(kinds) - {"pooled"}:
+            raise ValueError(
+                "charge_feedback: expected a head with charges (phi, qeq, phi-coulomb, local), "
+                f"got heads: {', '.join(kinds) or 'none'}"
+            )
         return self

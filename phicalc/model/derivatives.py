@@ -1,4 +1,4 @@
-"""Forces, virial and stress: the only place where gradients of the energy are taken.
+"""Forces, virial and stress: the only place where gradients in the geometry are taken.
 
 Networks see the geometry through the edge vectors alone, so one gradient g_e = ∂E/∂r_e gives it
 all: F_i = Σ_{e→i} g_e − Σ_{e←i} g_e and the virial dE/dε = Σ_e sym(g_e ⊗ r_e). Heads with Coulomb

@@ -1,7 +1,7 @@
 """The potential: the only place where a backbone, electrostatics heads and physics terms meet.
 
-E = Σ_i [E⁰(Z_i) + readout(hᵀ_i)] + ZBL core repulsion + contact wall + Σ heads, all sums in
-float64.
+E = Σ_i [E⁰(Z_i) + readout(hᵀ_i)] + ZBL core repulsion + contact wall + Σ heads + charge feedback,
+all sums in float64.
 """
 
 from typing import Dict, List, Mapping, Optional, Sequence
@@ -33,6 +33,7 @@ from phicalc.model.config import (
     sums_coulomb,
 )
 from phicalc.model.contact import ContactRepulsion
+from phicalc.model.feedback import ChargeFeedback
 from phicalc.model.zbl import CoreRepulsion
 from phicalc.nn.painn import PaiNN
 from phicalc.nn.schnet import SchNet
@@ -100,6 +101,13 @@ def build_head(
     )
 
 
+def gradient_of(energy: Tensor, variable: Tensor) -> Tensor:
+    """∂E/∂x of a part of the energy, whose graph is kept for the gradients that follow."""
+    gradient = torch.autograd.grad([energy], [variable], retain_graph=True)[0]
+    assert gradient is not None
+    return gradient
+
+
 def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
     """Formal charge | e of each element of the model."""
     symbols = [chemical_symbols[z] for z in elements]
@@ -162,8 +170,17 @@ class Potential(nn.Module):
         self.head_list = ", ".join(self.head_names) or "none"
         # Whether the energy depends on positions and cell beyond the edge vectors.
         self.needs_positions = any(sums_coulomb(h) for h in config.heads)
-        # An electric field acts on charges; those of Φ are a latent field without Coulomb energy.
-        self.feels_field = self.needs_positions and len(config.heads) == 1
+        # An electric field acts on charges; those of Φ are a latent field without Coulomb energy,
+        # and with feedback the head alone does not know what the energy gains from them.
+        self.feels_field = (
+            self.needs_positions and len(config.heads) == 1 and not config.charge_feedback
+        )
+        self.use_feedback = config.charge_feedback
+        self.feedback = nn.ModuleList()
+        if config.charge_feedback:
+            one_step = config.backbone.model_copy(update={"layers": 1})
+            step = build_backbone(one_step, self.cutoff, count, average_neighbours)
+            self.feedback.append(ChargeFeedback(step, width, count))
         self.to(TORCH_DTYPES[config.dtype])
         # What follows stays in float64 whatever the network's dtype.
         self.repulsion = CoreRepulsion(self.elements, self.cutoff)
@@ -207,6 +224,7 @@ class Potential(nn.Module):
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
         has_charges = False
+        results: List[Dict[str, Tensor]] = []
         for i, head in enumerate(self.heads):
             result: Dict[str, Tensor] = head(features, index, graph)
             terms[self.head_names[i]] = result[fields.ENERGIES]
@@ -214,8 +232,20 @@ class Potential(nn.Module):
                 charges = charges + result[fields.CHARGES]
                 has_charges = True
             output.update(result)
+            results.append(result)
         if has_charges:
-            output[fields.CHARGES] = self.spread_excess(charges, features[-1], total_charge, batch)
+            # Of what the heads give, for its gradient where their solves are held fixed.
+            change = torch.zeros_like(charges)
+            implicit = self.use_feedback and not self.training and vectors.requires_grad
+            change.requires_grad_(implicit)
+            charges = self.spread_excess(charges + change, features[-1], total_charge, batch)
+            output[fields.CHARGES] = charges
+            if self.use_feedback:
+                term = self.feedback_energies(charges, features[-1], index, graph)
+                if implicit:
+                    gradient = gradient_of(term.sum(), change)
+                    term = term + self.adjoint_energies(gradient, results, features, index, graph)
+                terms["feedback"] = term
 
         energies = torch.zeros_like(charge_of_atom)
         for name, term in terms.items():
@@ -239,6 +269,37 @@ class Potential(nn.Module):
             index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype)
         )
         return features
+
+    def feedback_energies(
+        self, charges: Tensor, features: Tensor, index: Tensor, graph: Dict[str, Tensor]
+    ) -> Tensor:
+        """Energies (N,) | eV of one more message step, of features hᵀ (N, F) and charges (N,)."""
+        vectors = graph[fields.EDGE_VECTORS].to(features.dtype)
+        energies = torch.zeros_like(charges)
+        for step in self.feedback:
+            term = step(charges, features, index, graph[fields.EDGE_INDEX], vectors)
+            energies = energies + term.double() * self.energy_scale
+        return energies
+
+    def adjoint_energies(
+        self,
+        gradient: Tensor,
+        results: List[Dict[str, Tensor]],
+        features: List[Tensor],
+        index: Tensor,
+        graph: Dict[str, Tensor],
+    ) -> Tensor:
+        """Energies (N,) | eV, zero in sum, with the gradient of ∂E/∂q · dq/dx of solves held fixed.
+
+        See ``phicalc.model.feedback``; a head without a solve has nothing to add.
+        """
+        energies = torch.zeros_like(gradient)
+        for i, head in enumerate(self.heads):
+            if hasattr(head, "adjoint_energies"):
+                energies = energies + head.adjoint_energies(  # type: ignore[operator]
+                    gradient, results[i], features, index, graph
+                )
+        return energies
 
     def response(self, graph: Dict[str, Tensor]) -> FieldResponse:
         """Polarisation of one structure and its response to a field.
@@ -264,8 +325,9 @@ class Potential(nn.Module):
         """Raise UnsupportedError unless there is one head, with Coulomb sums."""
         if not self.feels_field:
             raise UnsupportedError(
-                "expected one head with Coulomb sums (phi-coulomb, qeq or local) for an electric "
-                f"field or a polarisation, got heads: {self.head_list}"
+                "expected one head with Coulomb sums (phi-coulomb, qeq or local) and no charge "
+                "feedback for an electric field or a polarisation, got heads: "
+                f"{self.head_list}{' with charge feedback' if self.use_feedback else ''}"
             )
 
     def spread_excess(

@@ -38,6 +38,10 @@ HEADS = {
     "random Laplacian": [PhiConfig(weights="random")],
     "phi-spectral": [PhiSpectralConfig(modes=4)],
     "pooled": [PooledConfig()],
+    "phi feedback": [PhiConfig()],
+    "qeq feedback": [QEqConfig()],
+    "phi-coulomb feedback": [SplitChargeConfig(base="learned")],
+    "local feedback": [LocalChargesConfig()],
 }
 
 # Invariants that a baseline breaks by its nature: test → head → why. They are tested all the
@@ -58,7 +62,11 @@ def make_model(backbone: str, head: str, dtype: str) -> Differentiated:
     """A small model with random parameters, none of them at a value that hides a term."""
     torch.manual_seed(7)
     config = ModelConfig(
-        backbone=BACKBONES[backbone], heads=HEADS[head], cutoff=CUTOFF, dtype=dtype
+        backbone=BACKBONES[backbone],
+        heads=HEADS[head],
+        cutoff=CUTOFF,
+        charge_feedback=head.endswith("feedback"),
+        dtype=dtype,
     )
     reference = {z: -0.1 * z for z in ELEMENTS}
     potential = build_potential(config, ELEMENTS, reference, average_neighbours=15.0)

@@ -96,7 +96,7 @@ def test_batch_is_the_same_as_single(model, molecule, bulk, tolerance):
 def test_energy_terms_add_up(model, atoms, tolerance):
     output = evaluate(model, atoms)
     terms = [value for name, value in output.items() if name.startswith("energy_")]
-    assert len(terms) == 3 + len(model.potential.heads)
+    assert len(terms) == 4 + len(model.potential.heads) + model.potential.use_feedback
     assert_allclose(sum(terms), output[fields.ENERGY], **tolerance)
     assert_allclose(output[fields.ENERGIES].sum(), output[fields.ENERGY][0], **tolerance)
 
