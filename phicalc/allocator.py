@@ -1,9 +1,10 @@
 """Keep freed memory in the process instead of giving every large tensor back to the kernel.
 
 glibc serves each allocation above 128 KiB (at most 32 MiB) by a fresh ``mmap`` and returns it on
-``free``; the next step of the same size pays for the page faults again. With the two thresholds
-raised, the pages stay in the heap and are reused. Measured on a training step of a 190-atom
-structure, two threads: 115 → 80 ms.
+``free``, and trims a heap whose top is free; the next step of the same size pays for the page
+faults again. With both switched off, the pages stay in the heap and are reused. Measured on a
+training step of a 190-atom structure, two threads: 115 → 80 ms; on an evaluation of 24,000 atoms,
+one thread, against thresholds of 1 GiB: 365 → 300 µs per atom.
 """
 
 import ctypes
@@ -12,11 +13,12 @@ import sys
 
 M_TRIM_THRESHOLD = -1  # <malloc.h>
 M_MMAP_THRESHOLD = -3  # <malloc.h>
-THRESHOLD_BYTES = 1 << 30
+NEVER_TRIM = -1
+LARGEST_THRESHOLD = (1 << 31) - 1  # bytes; what an int holds
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to reuse freed blocks up to 1 GiB; the resident size then stays at its peak.
+    """Ask glibc to reuse freed blocks up to 2 GiB; the resident size then stays at its peak.
 
     A setting of the whole process, so nothing calls it on import. Calling it twice is harmless.
 
@@ -30,4 +32,5 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
-    return all(mallopt(name, THRESHOLD_BYTES) == 1 for name in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+    settings = {M_MMAP_THRESHOLD: LARGEST_THRESHOLD, M_TRIM_THRESHOLD: NEVER_TRIM}
+    return all(mallopt(name, value) == 1 for name, value in settings.items())
