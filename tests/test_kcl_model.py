@@ -9,6 +9,7 @@ from ase.build import bulk
 
 from phicalc import PhiCalculator
 from phicalc.units import COULOMB_CONSTANT
+from phicalc.workflows.phonons import Phonons, PhononSettings
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "kcl-crystal.pt"
 SPACING = 6.41  # Å, the model's own lattice constant
@@ -68,3 +69,19 @@ def test_long_supercells_meet_the_models_own_lo_frequency(calculator):
     limit = float(np.sqrt(np.polyfit(1.0 / cells**2.0, squares, 2)[-1]))
     assert longitudinal > optical(transverse) + 1.0
     assert limit == pytest.approx(longitudinal, rel=0.02)
+
+
+@pytest.mark.parametrize("correction, splitting", [("model", 1.87), ("none", 0.0)])
+@pytest.mark.filterwarnings("ignore:.*Point group symmetries of supercell")
+def test_only_the_correction_splits_lo_from_to_at_gamma(
+    calculator, correction, splitting, tmp_path
+):
+    atoms = bulk("KCl", "rocksalt", a=SPACING, cubic=True)
+    atoms.calc = calculator
+    settings = PhononSettings(relax=None, supercell=(2, 2, 2), correction=correction, mesh=10.0)
+    phonons = Phonons(atoms, settings, tmp_path).run()
+    modes = np.sort(phonons.gamma((1.0, 0.0, 0.0)))
+    assert np.abs(modes[:3]).max() < 0.02
+    assert phonons.lowest > -0.02
+    assert modes[5] - modes[4] == pytest.approx(splitting, abs=0.1)
+    assert modes[4] == pytest.approx(modes[3], abs=1e-3)

@@ -42,9 +42,6 @@ class DataConfig(Section):
     skip_train: list[int] = Field(
         default=[], description="frames of the training file to leave out, counted from 0"
     )
-    repeat_train: dict[int, int] = Field(
-        default={}, description="frames of the training file to show several times each epoch"
-    )
     skip_valid: list[int] = Field(
         default=[], description="frames of the validation file to leave out, counted from 0"
     )
@@ -55,13 +52,6 @@ class DataConfig(Section):
             raise ValueError("expected exactly one of valid and valid_fraction")
         if self.skip_valid and self.valid is None:
             raise ValueError("skip_valid without valid: use skip_train")
-        if self.repeat_train and self.valid is None:
-            raise ValueError("repeat_train without valid: a repeated frame could be held out too")
-        skipped = sorted(set(self.repeat_train) & set(self.skip_train))
-        if skipped:
-            raise ValueError(f"repeat_train: frames {skipped} are skipped")
-        if any(times < 1 for times in self.repeat_train.values()):
-            raise ValueError("repeat_train: expected frame: times, with times of at least 1")
         return self
 
 

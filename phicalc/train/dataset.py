@@ -16,7 +16,7 @@ from phicalc.data.read import check_labels, labels_of, read_structures
 from phicalc.data.reference import ReferenceFit, fit_reference_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
-from phicalc.train.config import DataConfig, Property, TrainConfig
+from phicalc.train.config import Property, TrainConfig
 
 SMALLEST_ENERGY_SCALE = 1e-2
 
@@ -153,8 +153,7 @@ def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str
     data, properties = config.data, config.loss.properties
     frames = read_labelled(data.train, properties, data.skip_train)
     if data.valid is not None:
-        train = frames + repeated(frames, data)
-        valid = read_labelled(data.valid, properties, data.skip_valid)
+        train, valid = frames, read_labelled(data.valid, properties, data.skip_valid)
         origin = _origin(data.valid, valid, data.skip_valid)
     else:
         assert data.valid_fraction is not None
@@ -165,23 +164,6 @@ def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str
         valid, train = [frames[i] for i in chosen], [frames[i] for i in rest]
         origin = _origin(data.train, valid, data.skip_train)
     return train, valid, {"train": _origin(data.train, train, data.skip_train), "valid": origin}
-
-
-def repeated(frames: Sequence[Atoms], data: DataConfig) -> list[Atoms]:
-    """The further showings of `repeat_train`, from the frames that are not skipped.
-
-    Raises
-    ------
-    DataError
-        A frame does not exist.
-    """
-    more = []
-    for number, times in data.repeat_train.items():
-        position = number - sum(1 for other in set(data.skip_train) if other < number)
-        if not 0 <= position < len(frames):
-            raise DataError(f"{data.train}: repeat_train: there is no frame {number}")
-        more += [frames[position]] * (times - 1)
-    return more
 
 
 def _origin(path: Path, frames: Sequence[Atoms], skipped: Sequence[int]) -> dict[str, Any]:

@@ -227,19 +227,6 @@ def test_skipped_frames_are_left_out_and_on_record(content, quiet):
         load_training_data(parse_config(content))
 
 
-def test_frames_are_shown_several_times(content, quiet):
-    content["data"] |= {"skip_train": [0], "repeat_train": {2: 3}}
-    data = load_training_data(parse_config(content))
-    again = data.train[1]  # frame 2, as frame 0 is skipped
-    same = [g for g in data.train if torch.equal(g[fields.POSITIONS], again[fields.POSITIONS])]
-    assert len(same) == 3
-    with pytest.raises(ConfigError, match="are skipped"):
-        parse_config(content | {"data": content["data"] | {"repeat_train": {0: 2}}})
-    content["data"]["repeat_train"] = {99: 2}
-    with pytest.raises(DataError, match="no frame 99"):
-        load_training_data(parse_config(content))
-
-
 def test_a_label_that_is_missing_is_named_with_its_file(content, quiet):
     content["loss"]["weights"] = {"charges": 1.0}
     with pytest.raises(DataError, match=r"(?s)train\.xyz: .*no charges"):
