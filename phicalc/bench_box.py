@@ -23,7 +23,7 @@ from phicalc.calculator import PhiCalculator
 from phicalc.evaluator import Evaluation, Evaluator
 from phicalc.model.config import ModelConfig, sums_coulomb
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 from phicalc.workflows.structures import water_box
 
 WARM_UP_STEPS = 16
@@ -101,7 +101,7 @@ def untrained_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        potential = build_potential(config, elements)
+        potential = Potential(config, elements)
     metadata = ModelMetadata(
         elements=list(potential.elements),
         cutoff=config.cutoff,

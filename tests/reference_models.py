@@ -11,7 +11,7 @@ from phicalc import fields
 from phicalc.artifact import LoadedModel, ModelMetadata, load_model, model_bytes
 from phicalc.model.config import ModelConfig, PaiNNConfig
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 
 ELEMENTS = [1, 6, 8, 11, 17]
 
@@ -70,7 +70,7 @@ def small_potential(dtype: str = "float32", seed: int = 0, **changes: object) ->
     config = ModelConfig.model_validate(
         {"backbone": backbone, "cutoff": 4.0, "dtype": dtype, **changes}
     )
-    potential = build_potential(config, ELEMENTS, {z: -1.0 * z for z in ELEMENTS})
+    potential = Potential(config, ELEMENTS, {z: -1.0 * z for z in ELEMENTS})
     return Differentiated(potential).eval()
 
 

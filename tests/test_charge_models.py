@@ -18,7 +18,7 @@ from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.config import ModelConfig, SplitChargeConfig
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 
 from .reference_models import ELEMENTS, small_potential
 
@@ -120,7 +120,7 @@ def test_ions_from_forces_to_forty_angstrom():
 def test_a_formal_charge_of_an_unknown_element():
     config = ModelConfig(heads=[SplitChargeConfig(formal_charges={"Xx": 1.0})])
     with pytest.raises(ConfigError, match=r"formal_charges: expected elements .* got Xx"):
-        build_potential(config, [1, 8])
+        Potential(config, [1, 8])
 
 
 @pytest.mark.parametrize("heads", HEADS)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from phicalc.errors import ModelFileError
 from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig
-from phicalc.model.potential import Potential, build_potential
+from phicalc.model.potential import Potential
 
 FORMAT_VERSION = 1
 KIND = "phicalc checkpoint"
@@ -98,7 +98,7 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
         config = ModelConfig.model_validate(payload["config"])
         if dtype is not None:
             config = ModelConfig.model_validate({**config.model_dump(), "dtype": dtype})
-        potential = build_potential(config, payload["elements"])
+        potential = Potential(config, payload["elements"])
         state = payload["state_dict"]
         state.setdefault("contact.closest", potential.contact.closest)  # new since format 1 began
         potential.load_state_dict(state)

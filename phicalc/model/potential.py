@@ -336,14 +336,3 @@ class Potential(nn.Module):
         """Charges (N,) made to sum to Q: what is missing goes by learned softmax weights."""
         weights = torch.nn.functional.softplus(self.excess_charge(features).squeeze(1).double())
         return spread_excess(charges, weights, total_charge, batch)
-
-
-def build_potential(
-    config: ModelConfig,
-    elements: Sequence[int],
-    reference_energies: Optional[Mapping[int, float]] = None,
-    energy_scale: float = 1.0,
-    average_neighbours: float = 20.0,
-) -> Potential:
-    """A potential with fresh parameters from torch's global random state."""
-    return Potential(config, elements, reference_energies, energy_scale, average_neighbours)

@@ -13,7 +13,7 @@ from phicalc.data.graph import collate, graph_dict
 from phicalc.errors import ConfigError
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
-from phicalc.model.potential import Potential, build_potential
+from phicalc.model.potential import Potential
 from phicalc.train.dataset import TrainingData
 from phicalc.train.losses import atoms_per_structure
 
@@ -38,7 +38,7 @@ def new_potential(
     ModelFileError
         It cannot be read.
     """
-    potential = build_potential(
+    potential = Potential(
         config,
         data.elements,
         reference_energies=data.reference.energies if data.reference else None,

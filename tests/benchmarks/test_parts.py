@@ -22,7 +22,7 @@ from phicalc.model.config import (
     SplitChargeConfig,
 )
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 from phicalc.workflows.structures import water_box
 from tests.benchmarks.coulomb_heads import measure
 
@@ -66,7 +66,7 @@ HEADS = [[], [PhiConfig()], [QEqConfig()], [SplitChargeConfig()], [LocalChargesC
 @pytest.mark.parametrize("heads", HEADS, ids=lambda heads: heads[0].kind if heads else "no head")
 def test_energy_and_forces(benchmark, graph, heads):
     torch.manual_seed(0)
-    model = Differentiated(build_potential(ModelConfig(heads=heads), [1, 8])).eval()
+    model = Differentiated(Potential(ModelConfig(heads=heads), [1, 8])).eval()
     output = benchmark(model, graph)
     assert output[fields.FORCES].isfinite().all()
 

@@ -10,7 +10,7 @@ from phicalc.electrostatics.phi_spectral import PhiSpectralHead, lowest_modes, o
 from phicalc.electrostatics.random_weights import RandomWeights
 from phicalc.model.config import ModelConfig, PhiConfig, PhiSpectralConfig
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
 from phicalc.train.objective import Objective
@@ -110,7 +110,7 @@ def test_the_auxiliary_loss_enters_the_gradient_by_its_weight():
     gradients = []
     for weight in (0.0, 1.0):
         torch.manual_seed(0)
-        model = Differentiated(build_potential(config, [1, 8]))
+        model = Differentiated(Potential(config, [1, 8]))
         loss = LossConfig.model_validate({"weights": {"forces": 0}, "auxiliary": weight})
         Objective(model, loss, Processes(0, 1, torch.device("cpu"))).gradients([water], [0])
         gradients.append(model.potential.heads[0].charges.constant.grad)
@@ -138,9 +138,7 @@ def test_random_weights_cost_no_parameters():
     counts = [
         sum(
             p.numel()
-            for p in build_potential(
-                ModelConfig(heads=[PhiConfig(weights=weights)]), [1, 8]
-            ).parameters()
+            for p in Potential(ModelConfig(heads=[PhiConfig(weights=weights)]), [1, 8]).parameters()
         )
         for weights in ("distance", "random")
     ]

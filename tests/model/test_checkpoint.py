@@ -10,14 +10,14 @@ from phicalc.errors import ConfigError, ModelFileError, OutputError
 from phicalc.model import checkpoint as checkpoints
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.config import ModelConfig, PaiNNConfig, PhiConfig
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 
 
 @pytest.fixture
 def potential():
     torch.manual_seed(0)
     config = ModelConfig(backbone=PaiNNConfig(features=4, layers=1, radial=3), heads=[PhiConfig()])
-    return build_potential(config, [8, 1], {1: -13.6, 8: -2041.3}, 0.7)
+    return Potential(config, [8, 1], {1: -13.6, 8: -2041.3}, 0.7)
 
 
 def test_round_trip(potential, tmp_path):
@@ -93,4 +93,4 @@ def test_refuses_a_newer_format(potential, tmp_path, monkeypatch):
 @pytest.mark.parametrize("elements", [[], [0], [1, 200]])
 def test_elements_must_exist(elements):
     with pytest.raises(ConfigError, match="atomic numbers 1 to 118"):
-        build_potential(ModelConfig(), elements)
+        Potential(ModelConfig(), elements)

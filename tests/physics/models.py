@@ -17,7 +17,7 @@ from phicalc.model.config import (
     SplitChargeConfig,
 )
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 
 CUTOFF = 4.0
 ELEMENTS = [1, 6, 8, 11, 13, 17]
@@ -69,7 +69,7 @@ def make_model(backbone: str, head: str, dtype: str) -> Differentiated:
         dtype=dtype,
     )
     reference = {z: -0.1 * z for z in ELEMENTS}
-    potential = build_potential(config, ELEMENTS, reference, average_neighbours=15.0)
+    potential = Potential(config, ELEMENTS, reference, average_neighbours=15.0)
     with torch.no_grad():
         for parameter in potential.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

@@ -11,7 +11,7 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.model.config import ModelConfig, PaiNNConfig
 from phicalc.model.derivatives import Differentiated
-from phicalc.model.potential import build_potential
+from phicalc.model.potential import Potential
 from phicalc.train.config import LossConfig
 from phicalc.train.dataset import graphs_of, read_labelled
 from phicalc.train.distributed import Processes
@@ -62,7 +62,7 @@ def test_dipoles_teach_charges(head, graphs):
         cutoff=CUTOFF,
         dtype="float64",
     )
-    model = Differentiated(build_potential(config, [1, 8]))
+    model = Differentiated(Potential(config, [1, 8]))
     loss = LossConfig.model_validate(
         {"kind": "mse", "weights": {"energy": 0, "forces": 0, "dipole": 1}}
     )

@@ -42,9 +42,9 @@ def test_a_step_without_gradient_shrinks_matrices_by_the_decay_alone():
 
 
 def test_every_parameter_of_a_potential_is_trained_once(config):
-    from phicalc.model.potential import build_potential
+    from phicalc.model.potential import Potential
 
-    potential = build_potential(config.model, [29, 79])
+    potential = Potential(config.model, [29, 79])
     groups = build_optimizer(potential, config.optimizer).param_groups
     found = [id(p) for group in groups for p in group["params"]]
     assert sorted(found) == sorted(id(p) for p in potential.parameters())
