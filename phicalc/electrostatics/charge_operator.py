@@ -9,7 +9,7 @@ A molecule is one dense matrix.
 **Accuracy.** One number ε sets the ranges and the mesh. Against Ewald's sum the energy per atom is
 off by less than ε·k_e e²/Å and forces by less than 100 ε·k_e e²/Å² (root mean square), for charges
 up to 1 e; tests hold it to that. Whatever ε is, forces and stress are exact derivatives of what
-is summed, and continuous: pairs end at the cutoff with value and slope subtracted. Only a cell
+is summed, and continuous: pairs are switched off smoothly before the cutoff. Only a cell
 that grows enough to get another number of mesh points sees a step, of the size of the error.
 
 Why not torch-pme here (it is an oracle in the tests): its interpolation ends at 7 points per axis,
