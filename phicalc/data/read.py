@@ -58,6 +58,20 @@ class Labels:
         dropped: dict[str, Any] = {name: None for name in LABELS if name not in names}
         return replace(self, **dropped)
 
+    def filled(self, names: Collection[str], number: int) -> "Labels":
+        """The same with NaN for those of ``names`` that a structure of ``number`` atoms lacks."""
+        shapes = {
+            "energy": (),
+            "forces": (number, 3),
+            "stress": (3, 3),
+            "charges": (number,),
+            "dipole": (3,),
+        }
+        absent: dict[str, Any] = {
+            name: np.full(shapes[name], np.nan) for name in names if name not in self.present
+        }
+        return replace(self, **absent)
+
 
 def read_structures(path: str | Path) -> list[Atoms]:
     """All structures of a file: extxyz, gzipped or not, or any other format that ASE reads.
@@ -130,7 +144,10 @@ def total_charge_of(atoms: Atoms) -> float:
 
 
 def check_labels(
-    frames: Sequence[Atoms], needed: Collection[str], max_force: float = 100.0
+    frames: Sequence[Atoms],
+    needed: Collection[str],
+    max_force: float = 100.0,
+    partial: Collection[str] = (),
 ) -> None:
     """A training set that has every needed label in every frame, finite and not absurd.
 
@@ -142,6 +159,8 @@ def check_labels(
         Some of `LABELS`.
     max_force
         eV/Å; longer force vectors are reported as absurd.
+    partial
+        Those of the needed labels that some frames, but not all, may lack.
 
     Raises
     ------
@@ -157,6 +176,9 @@ def check_labels(
     for number, atoms in enumerate(frames):
         for problem in _problems(atoms, needed, max_force):
             problems.setdefault(problem, []).append(number)
+    for name in partial:
+        if len(problems.get(f"no {name}", frames)) < len(frames):
+            del problems[f"no {name}"]
     if problems:
         for name in needed:
             if len(problems.get(f"no {name}", ())) == len(frames):

@@ -116,14 +116,31 @@ class BaseCharges(nn.Module):
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> Tensor:
         """(N,) float64 | e; needs BATCH and TOTAL_CHARGE."""
-        charges = self.formal.double()[species_index]
-        if self.base != "formal":
-            charges = charges + self.scalar(features, species_index)
+        charges = self.unconstrained(features, species_index)
         if self.base == "constant":
             weights = torch.ones_like(charges)
         else:
             weights = torch.nn.functional.softplus(self.excess(features[-1]).squeeze(1).double())
         return spread_excess(charges, weights, graph[fields.TOTAL_CHARGE], graph[fields.BATCH])
+
+    def unconstrained(self, features: List[Tensor], species_index: Tensor) -> Tensor:
+        """(N,) float64 | e, charges before they are made to sum to Q."""
+        charges = self.formal.double()[species_index]
+        if self.base != "formal":
+            charges = charges + self.scalar(features, species_index)
+        return charges
+
+    def imbalance(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Tensor:
+        """(B,) float64 | e², the square of what the learned charges lack of Q.
+
+        As an auxiliary loss it teaches every ion of the training data a charge that sums to Q by
+        itself, which it then keeps beside another ion that the network does not see.
+        """
+        charges = self.unconstrained(features, species_index)
+        missing = graph[fields.TOTAL_CHARGE].index_add(0, graph[fields.BATCH], -charges)
+        return missing**2
 
     def require_constant(self, species_index: Tensor, graph: Dict[str, Tensor]) -> None:
         """Raise UnsupportedError where a structure is periodic and its base charges may vary.

@@ -87,7 +87,10 @@ class LocalChargesHead(nn.Module):
         if outside is not None:
             refuse_periodic_field(graph)
             energies = energies + charges * outside
-        return {fields.ENERGIES: energies, fields.CHARGES: charges}
+        output = {fields.ENERGIES: energies, fields.CHARGES: charges}
+        if self.training:
+            output[fields.AUXILIARY_LOSS] = self.charges.imbalance(features, species_index, graph)
+        return output
 
     def response(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

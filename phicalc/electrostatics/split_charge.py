@@ -190,6 +190,10 @@ class SplitChargeHead(nn.Module):
             fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
             fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
         }
+        if self.training and self.base_charges.base == "learned":
+            output[fields.AUXILIARY_LOSS] = self.base_charges.imbalance(
+                features, species_index, graph
+            )
         if self.needs_positions:
             output[fields.MOMENT] = flow_moment(base, weights * differences, graph)
         return output

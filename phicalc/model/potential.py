@@ -231,6 +231,8 @@ class Potential(nn.Module):
             if fields.CHARGES in result:
                 charges = charges + result[fields.CHARGES]
                 has_charges = True
+            if fields.AUXILIARY_LOSS in result and fields.AUXILIARY_LOSS in output:
+                result[fields.AUXILIARY_LOSS] += output[fields.AUXILIARY_LOSS]
             output.update(result)
             results.append(result)
         if has_charges:

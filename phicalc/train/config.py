@@ -45,6 +45,11 @@ class DataConfig(Section):
     skip_valid: list[int] = Field(
         default=[], description="frames of the validation file to leave out, counted from 0"
     )
+    partial: list[Property] = Field(
+        default=[],
+        description="labels that some training structures may lack, such as forces of isolated "
+        "ions of which only energies are known; they count there as met",
+    )
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
@@ -52,6 +57,10 @@ class DataConfig(Section):
             raise ValueError("expected exactly one of valid and valid_fraction")
         if self.skip_valid and self.valid is None:
             raise ValueError("skip_valid without valid: use skip_train")
+        if self.partial and self.valid is None:
+            raise ValueError("partial without valid: expected a validation file with all labels")
+        if "energy" in self.partial:
+            raise ValueError("partial: expected labels besides energy, which no structure may lack")
         return self
 
 
@@ -91,7 +100,7 @@ class LossConfig(Section):
         default=0.01,
         ge=0,
         description="weight in training of what a head asks for besides (phi-spectral: Poisson's "
-        "equation and neutrality)",
+        "equation and neutrality; learned base charges: that they sum to Q by themselves, in e²)",
     )
 
     @property

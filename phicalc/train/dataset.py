@@ -67,7 +67,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
             f"the validation set holds {', '.join(sorted(foreign))}, absent from the training set"
         )
     cutoff, properties = config.model.cutoff, config.loss.properties
-    graphs = graphs_of(train, cutoff, properties)
+    graphs = graphs_of(train, cutoff, properties, config.data.partial)
     return TrainingData(
         train=graphs,
         valid=graphs_of(valid, cutoff, properties),
@@ -80,7 +80,10 @@ def load_training_data(config: TrainConfig) -> TrainingData:
 
 
 def read_labelled(
-    path: Path, properties: Sequence[Property], skip: Sequence[int] = ()
+    path: Path,
+    properties: Sequence[Property],
+    skip: Sequence[int] = (),
+    partial: Sequence[Property] = (),
 ) -> list[Atoms]:
     """Structures of a file after a check that they bear the labels of ``properties``.
 
@@ -88,6 +91,8 @@ def read_labelled(
     ----------
     skip
         Frames to leave out, counted from 0; they may be as wrong as they like.
+    partial
+        Properties whose labels some of them, but not all, may lack.
 
     Raises
     ------
@@ -97,7 +102,7 @@ def read_labelled(
     """
     frames = read_without(path, skip)
     try:
-        check_labels(frames, set(properties))
+        check_labels(frames, set(properties), partial=set(partial) & set(properties))
     except DataError as error:
         note = f" ({len(set(skip))} skipped frames are not counted)" if skip else ""
         raise DataError(f"{path}{note}: {error}") from None
@@ -134,9 +139,23 @@ def is_defined(name: Property, atoms: Atoms) -> bool:
     return name != fields.DIPOLE or not atoms.pbc.any()
 
 
-def graphs_of(frames: Sequence[Atoms], cutoff: float, properties: Sequence[Property]) -> list[Data]:
-    """Graphs with all neighbours within ``cutoff`` (Å) and the labels of ``properties``."""
-    return [to_graph(atoms, cutoff, labels_of(atoms).only(properties)) for atoms in frames]
+def graphs_of(
+    frames: Sequence[Atoms],
+    cutoff: float,
+    properties: Sequence[Property],
+    partial: Sequence[Property] = (),
+) -> list[Data]:
+    """Graphs with all neighbours within ``cutoff`` (Å) and the labels of ``properties``.
+
+    Labels of ``partial`` properties that a structure lacks are NaN.
+    """
+    graphs = []
+    for atoms in frames:
+        labels = (
+            labels_of(atoms).only(properties).filled(set(partial) & set(properties), len(atoms))
+        )
+        graphs.append(to_graph(atoms, cutoff, labels))
+    return graphs
 
 
 def file_sha256(path: Path) -> str:
@@ -151,7 +170,7 @@ def file_sha256(path: Path) -> str:
 def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:
     """Training and validation frames of a configuration, and where they came from."""
     data, properties = config.data, config.loss.properties
-    frames = read_labelled(data.train, properties, data.skip_train)
+    frames = read_labelled(data.train, properties, data.skip_train, data.partial)
     if data.valid is not None:
         train, valid = frames, read_labelled(data.valid, properties, data.skip_valid)
         origin = _origin(data.valid, valid, data.skip_valid)
@@ -186,4 +205,4 @@ def _root_mean_square_force(graphs: Sequence[Data]) -> float:
     if not all(fields.FORCES in graph for graph in graphs):
         return 1.0
     forces = torch.cat([graph[fields.FORCES] for graph in graphs])
-    return max(SMALLEST_ENERGY_SCALE, float(forces.square().mean().sqrt()))
+    return max(SMALLEST_ENERGY_SCALE, float(forces.square().nanmean().sqrt()))

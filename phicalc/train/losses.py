@@ -25,11 +25,13 @@ def residuals(
     -------
     dict
         ``energy`` (B,) in eV per atom; ``forces`` (N, 3) in eV/Å; ``stress`` (B, 3, 3) in eV/Å³;
-        ``charges`` (N,) in e; ``dipole`` (B, 3) in e·Å. All float64.
+        ``charges`` (N,) in e; ``dipole`` (B, 3) in e·Å. All float64, and zero where the
+        reference is NaN: a label that this structure lacks.
     """
     result: dict[str, Tensor] = {}
     for name in properties:
-        difference = prediction[name].double() - graph[name].double()
+        reference = graph[name].double()
+        difference = torch.where(reference.isnan(), 0.0, prediction[name].double() - reference)
         if name == fields.ENERGY:
             difference = difference / atoms_per_structure(graph)
         result[name] = difference

@@ -1,10 +1,13 @@
 """Do two ions attract as −k/r beyond what was trained on? Runs of ablation/charged-dimers.yaml.
 
+    python tests/benchmarks/charged_dimers.py split data/charged-dimers -o runs/charged-dimers
     phicalc ablate tests/benchmarks/ablation/charged-dimers.yaml
-    python tests/benchmarks/charged_dimers.py tests/benchmarks/ablation/charged-dimers.yaml
+    python tests/benchmarks/charged_dimers.py measure tests/benchmarks/ablation/charged-dimers.yaml
 
 Of the nine separations of each pair, the six shortest are trained on, the seventh chooses the
-weights, and here the two farthest are predicted. The interaction energy is the model's energy less
+weights, and here the two farthest are predicted. The isolated ions are trained on too, with the
+energies that the data gives for them; not those of the first pair, whose interaction energy has
+a constant of +0.76 eV besides −k/r at all separations. The interaction energy is the model's energy less
 the reference's own energies of the two ions, so that its error is that of the total energy. Then
 each farthest pair is pulled to 20 Å, ions rigid: charge of the ions at 10 Å, energy gained from
 10 to 20 Å beside that of two point charges, and the curves as a PNG.
@@ -19,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from ase.io import read
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
 from ase.neighborlist import build_neighbor_list
 from matplotlib.figure import Figure
 from scipy.sparse.csgraph import connected_components
@@ -32,6 +36,7 @@ from phicalc.train.ablation_config import AblationConfig, load_ablation
 from phicalc.units import COULOMB_CONSTANT
 
 TRAINED, CHOSEN_ON, SEPARATIONS = 6, 7, 9
+INCONSISTENT = 0  # the pair whose ions have other energies than its dimers
 FAR, FARTHEST = 10.0, 20.0
 MEV = 1000.0
 
@@ -42,6 +47,18 @@ class Pair:
 
     frames: list[Atoms]
     first: np.ndarray
+
+    @property
+    def ions(self) -> list[Atoms]:
+        """Both ions alone, with their reference energies and charges."""
+        ions = []
+        for chosen, name in ((self.first, "A"), (~self.first, "B")):
+            pair = self.frames[0]
+            ion = Atoms(pair.numbers[chosen], pair.positions[chosen])
+            ion.info["charge"] = int(pair.info[f"charge{name}"])
+            ion.calc = SinglePointCalculator(ion, energy=pair.info[f"energy{name}"])
+            ions.append(ion)
+        return ions
 
     @property
     def product(self) -> float:
@@ -81,6 +98,18 @@ def read_pairs(folder: Path) -> list[Pair]:
         assert count == 2, f"pair {number}: expected two ions, got {count}"
         pairs.append(Pair(frames, label == label[0]))
     return pairs
+
+
+def split(data: Path, output: Path) -> None:
+    """Write what is trained on, pairs first, and what chooses the weights."""
+    pairs = read_pairs(data)
+    train = [atoms for pair in pairs for atoms in pair.frames[:TRAINED]]
+    train += [
+        ion for number, pair in enumerate(pairs) if number != INCONSISTENT for ion in pair.ions
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    write(output / "train.extxyz", train)
+    write(output / "valid.extxyz", [pair.frames[CHOSEN_ON - 1] for pair in pairs])
 
 
 def evaluate(potential: Potential, structures: list[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -224,15 +253,9 @@ def table(config: AblationConfig, results: list[Result], pairs: list[Pair]) -> s
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("config", type=Path, help="the ablation's YAML file")
-    parser.add_argument("-o", "--output", type=Path, help="directory; by default the ablation's")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    config = load_ablation(arguments.config)
-    output = arguments.output or config.output
-    pairs = read_pairs(config.run(next(iter(config.rows)), config.seeds[0]).data.train.parent)
+def compare(config: AblationConfig, data: Path, output: Path) -> None:
+    """Print and write the table of all runs that are done, and the curves."""
+    pairs = read_pairs(data)
     potentials = {}
     for row in config.rows:
         for seed in config.seeds:
@@ -240,7 +263,7 @@ def main() -> None:
             if path.exists():
                 potentials[row, seed] = load_checkpoint(path).potential.eval()
     if not potentials:
-        raise SystemExit(f"no run of {arguments.config} is done; phicalc ablate makes them")
+        raise SystemExit(f"no run in {config.output} is done; phicalc ablate makes them")
     results = [measure(p, pairs, row, seed) for (row, seed), p in potentials.items()]
     text = table(config, results, pairs)
     print(text)
@@ -251,6 +274,25 @@ def main() -> None:
         encoding="utf-8",
     )
     draw(config, pairs, potentials, output / "charged_dimers.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    tasks = parser.add_subparsers(dest="task", required=True)
+    task = tasks.add_parser("split", help="write the files that the runs train on")
+    task.add_argument("data", type=Path, help="folder of train.extxyz.gz and valid.extxyz.gz")
+    task.add_argument("-o", "--output", type=Path, required=True, help="directory")
+    task = tasks.add_parser("measure", help="predict the farthest separations, and draw")
+    task.add_argument("config", type=Path, help="the ablation's YAML file")
+    task.add_argument("--data", type=Path, default=Path("data/charged-dimers"))
+    task.add_argument("-o", "--output", type=Path, help="directory; by default the ablation's")
+    arguments = parser.parse_args()
+    if arguments.task == "split":
+        split(arguments.data, arguments.output)
+        return
+    torch.set_num_threads(1)
+    config = load_ablation(arguments.config)
+    compare(config, arguments.data, arguments.output or config.output)
 
 
 if __name__ == "__main__":
