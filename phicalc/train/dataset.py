@@ -149,11 +149,10 @@ def graphs_of(
 
     Labels of ``partial`` properties that a structure lacks are NaN.
     """
+    blank = set(partial) & set(properties)
     graphs = []
     for atoms in frames:
-        labels = (
-            labels_of(atoms).only(properties).filled(set(partial) & set(properties), len(atoms))
-        )
+        labels = labels_of(atoms).only(properties).filled(blank, len(atoms))
         graphs.append(to_graph(atoms, cutoff, labels))
     return graphs
 

@@ -7,10 +7,10 @@
 Of the nine separations of each pair, the six shortest are trained on, the seventh chooses the
 weights, and here the two farthest are predicted. The isolated ions are trained on too, with the
 energies that the data gives for them; not those of the first pair, whose interaction energy has
-a constant of +0.76 eV besides −k/r at all separations. The interaction energy is the model's energy less
-the reference's own energies of the two ions, so that its error is that of the total energy. Then
-each farthest pair is pulled to 20 Å, ions rigid: charge of the ions at 10 Å, energy gained from
-10 to 20 Å beside that of two point charges, and the curves as a PNG.
+a constant of +0.76 eV besides −k/r at all separations. The interaction energy is the model's
+energy less the reference's own energies of the two ions, so that its error is that of the total
+energy. Then each farthest pair is pulled to 20 Å, ions rigid: charge of the ions at 10 Å, energy
+gained from 10 to 20 Å beside that of two point charges, and the curves as a PNG.
 """
 
 import argparse
@@ -104,9 +104,8 @@ def split(data: Path, output: Path) -> None:
     """Write what is trained on, pairs first, and what chooses the weights."""
     pairs = read_pairs(data)
     train = [atoms for pair in pairs for atoms in pair.frames[:TRAINED]]
-    train += [
-        ion for number, pair in enumerate(pairs) if number != INCONSISTENT for ion in pair.ions
-    ]
+    for number, pair in enumerate(pairs):
+        train += pair.ions if number != INCONSISTENT else []
     output.mkdir(parents=True, exist_ok=True)
     write(output / "train.extxyz", train)
     write(output / "valid.extxyz", [pair.frames[CHOSEN_ON - 1] for pair in pairs])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule as build_molecule
 from numpy.testing import assert_allclose
 
 from phicalc import fields
@@ -120,6 +121,31 @@ def test_training_reaches_every_parameter(head, molecule, bulk):
             entry[place] -= sign * step
         numerical = (values[0] - values[1]) / (2 * step)
         assert float(parameter.grad.view(-1)[place]) == pytest.approx(numerical, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("head", ["phi-coulomb learned", "local"])
+def test_learned_charges_learn_to_sum_to_the_total(head):
+    """The auxiliary loss is the square of what is left to be shared out, and training ends it."""
+    model = make_model("painn", head, "float64").train()
+    hydroxide = Atoms("OH", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]], info={"charge": -1})
+    water = build_molecule("H2O")
+    part = model.potential.heads[0]
+    base = part.charges if head == "local" else part.base_charges
+    base.scalar.register_forward_hook(lambda module, given, value: values.append(value.detach()))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(60):
+        values: list[torch.Tensor] = []
+        loss = evaluate(model, hydroxide, water)[fields.AUXILIARY_LOSS]
+        alone = values[-1]
+        expected = torch.stack([alone[:2].sum() + 1.0, alone[2:].sum()]).square()
+        torch.testing.assert_close(loss.detach(), expected)
+        losses.append(loss.detach())
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+    assert losses[0][0] > 0.1  # hydroxide begins as if it were neutral
+    assert losses[-1].max() < 1e-3
 
 
 def test_charges_have_the_sign_of_electronegativity():
