@@ -5,8 +5,9 @@
 Builds a box of 31 water molecules and one ion pair, relaxes its worst contacts, and runs Langevin
 dynamics with the shipped model: some 25 seconds on one CPU thread. Leaves in the output
 folder the trajectory with forces, stress and charges (langevin.traj, opens with ``ase gui``), a
-log (langevin.log), and langevin.png with temperature, energy and the O–O radial distribution
-function g(r).
+log (langevin.log), and langevin.png with temperature, energy and the radial distribution functions
+g(r) of O–O, and of the ions and the water around them. Half a picosecond of one ion pair is for a
+look; tests/benchmarks/salt_water_md.py runs for long.
 """
 
 import argparse
@@ -31,6 +32,7 @@ TEMPERATURE = 300.0  # K
 TIMESTEP = 0.5  # fs
 FRICTION = 0.02  # 1/fs: strong, so that a short run reaches its temperature
 XRAY_PEAK = 2.80  # Å, O–O in water at 295 K, doi:10.1063/1.4790861
+SHELLS = {("O", "O"): 3.4, ("Na", "O"): 3.2, ("Cl", "H"): 3.0, ("Na", "Cl"): 3.7}  # outer radius, Å
 
 
 def radial_distribution(frames, first, second, r_max, bins=60):
@@ -49,7 +51,17 @@ def radial_distribution(frames, first, second, r_max, bins=60):
     return 0.5 * (edges[1:] + edges[:-1]), counts / (shells * pairs_per_volume)
 
 
-def plot(times, temperatures, energies, distances, g, path):
+def coordination(frames, first, second, radius):
+    """Mean number of atoms of the second species closer than a radius (Å) to one of the first."""
+    count = 0
+    for atoms in frames:
+        i, j = atoms.symbols == first, atoms.symbols == second
+        distances = atoms.get_all_distances(mic=True)[np.ix_(i, j)]
+        count += np.count_nonzero((distances > 1e-6) & (distances < radius)) / i.sum()
+    return count / len(frames)
+
+
+def plot(times, temperatures, energies, curves, path):
     """Temperature, energy and g(r), side by side."""
     figure = Figure(figsize=(11, 3.3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -60,11 +72,12 @@ def plot(times, temperatures, energies, distances, g, path):
     relative = 1e3 * (np.array(energies) - energies[0])
     middle.plot(times, relative, color="tab:blue", linewidth=1.2)
     middle.set(xlabel="time / ps", ylabel="potential energy − start\n/ meV per atom")
-    right.plot(distances, g, color="tab:green", linewidth=1.5)
-    right.axvline(XRAY_PEAK, color="grey", linestyle=":", label="peak by X-rays")
+    for label, (distances, g) in curves.items():
+        right.plot(distances, g, linewidth=1.3, label=label)
+    right.axvline(XRAY_PEAK, color="grey", linestyle=":", label="O–O by X-rays")
     right.axhline(1.0, color="lightgrey", linewidth=0.8, zorder=0)
-    right.legend(frameon=False, loc="upper left", handlelength=1.0)
-    right.set(xlabel="r / Å", ylabel="g(r) of O–O", xlim=(0.0, distances[-1]), ylim=(0.0, None))
+    right.legend(frameon=False, fontsize=8, handlelength=1.0)
+    right.set(xlabel="r / Å", ylabel="g(r)", xlim=(1.5, distances[-1]), ylim=(0.0, None))
     figure.savefig(path, dpi=110)
 
 
@@ -124,9 +137,15 @@ def main(steps: int, output: Path) -> None:
         print(f"mean charge of {symbol:2s} {charges[atoms.symbols == symbol].mean():+.3f} e")
     print(f"sum of charges {charges.sum():+.1e} e")
 
-    distances, g = radial_distribution(frames[half:], "O", "O", 0.5 * min(atoms.cell.lengths()))
-    print(f"first peak of the O–O g(r) at {distances[np.argmax(g * (distances < 3.4))]:.2f} Å")
-    plot(times, temperatures, energies, distances, g, output / "langevin.png")
+    curves = {}
+    for (first, second), radius in SHELLS.items():
+        r, g = radial_distribution(frames[half:], first, second, 0.5 * min(atoms.cell.lengths()))
+        number = coordination(frames[half:], first, second, radius)
+        curves[f"{first}–{second}: {number:.1f} within {radius} Å"] = r, g
+        print(f"around {first:2s} {number:4.1f} {second:2s} within {radius} Å")
+        if first == second == "O":
+            print(f"first peak of the O–O g(r) at {r[np.argmax(g * (r < 3.4))]:.2f} Å")
+    plot(times, temperatures, energies, curves, output / "langevin.png")
     print(f"wrote langevin.traj, langevin.log and langevin.png to {output}")
 
 
