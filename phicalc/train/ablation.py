@@ -164,10 +164,11 @@ def finished(config: TrainConfig, row: str, seed: int) -> RunResult | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         result = RunResult(**content["result"])
-        made_with = content["config"]
+        # Settings that came later have their defaults.
+        made_with = TrainConfig.model_validate(content["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a result of this version ({error}); remove it") from None
-    if made_with != config.model_dump(mode="json"):
+    if made_with != config:
         raise ConfigError(
             f"row {row!r}, seed {seed}: {path} was made with other settings; "
             "choose another output, or remove that folder"
