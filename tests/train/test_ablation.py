@@ -130,6 +130,16 @@ def test_the_numbers_are_those_of_the_best_weights(asked, write_yaml):
     assert run.charge_correlation is None  # this data has no charges
 
 
+def test_a_result_outlives_a_setting_that_came_later(asked, write_yaml):
+    config = load_ablation(write_yaml(asked | {"seeds": [0]}))
+    assert run_ablation(config, ["no head"])
+    path = config.folder("no head", 0) / "result.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["config"]["data"]["partial"], content["config"]["loss"]["auxiliary"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert len(results_of(config)) == 1
+
+
 def test_a_result_of_other_settings_is_not_passed_off(asked, write_yaml):
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
     assert run_ablation(config, ["no head"])
