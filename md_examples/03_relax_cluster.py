@@ -9,8 +9,8 @@ cluster.traj, cluster.xyz and cluster.png in the output folder; a few seconds on
 The shipped model was trained on periodic salt water at 300 K. A cluster in vacuum is outside of
 that: take it as a demonstration of an optimisation, not as a prediction for this cluster. The
 model knows neutral structures only, which is why an ion pair and not a single ion is built here.
-Its charges come from energies and forces alone; they are a field that the model found of use,
-not the charges of a quantum-chemical analysis, and so is the dipole that they add up to.
+Its charges were trained on no charges: they began as those of a point-charge model of water, and
+energies and forces moved them a little. So did the dipole that they add up to.
 """
 
 import argparse

@@ -1,17 +1,18 @@
-"""Vibrations of liquid water from its motion: density of states and, where it can be, infrared.
+"""Vibrations of liquid water from its motion: density of states and infrared.
 
     python md_examples/06_spectra_of_water.py [--steps 1600] [--output md_examples/output]
 
 Equilibrates a small box of water, lets it go on without a thermostat, which would broaden the
 lines, and correlates the velocities of what was recorded. On the command line:
 
-    phicalc md model.pt water.xyz -n 1600 --ensemble nve --timestep 0.5 --every 2 -o nve
+    phicalc md model.pt water.xyz -n 1600 --ensemble nve --timestep 0.5 --every 2 \
+        --property polarization -o nve
     phicalc spectra nve/md.traj --correlation-time 400
 
 The infrared spectrum of a liquid takes the polarisation, which models with the phi-coulomb head
-give (`--property polarization`); with another model the example says that it has none. It is
-classical, so that stretching comes out too high for want of quantum mechanics (some 200 cm⁻¹;
-more than that is the model's), and a picosecond of 12 molecules is for a look, no more.
+give. Both spectra are classical, so that stretching comes out too high for want of quantum
+mechanics (some 200 cm⁻¹; more than that is the model's), and a picosecond of 12 molecules is for a
+look, no more.
 
 Leaves water-spectra.png, tables of the spectra and the trajectory in the output folder; under a
 minute on one CPU thread.
@@ -24,7 +25,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.errors import UnsupportedError
 from phicalc.workflows.md import MolecularDynamics
 from phicalc.workflows.md_settings import MDSettings
 from phicalc.workflows.spectra import Spectra, SpectraSettings
@@ -40,23 +40,22 @@ def record(atoms, steps, folder):
     """A short run with a thermostat, then one without it that is recorded: the trajectory."""
     warm = MDSettings(steps=max(1, steps // 3), temperature=300.0, timestep=0.5, thermostat_time=20)
     atoms = MolecularDynamics(atoms, warm).run().atoms
-    values = {"steps": steps, "ensemble": "nve", "timestep": 0.5, "trajectory_every": 2}
-    try:
-        settings = MDSettings(**values, properties=("polarization",))
-        result = MolecularDynamics(atoms, settings, folder).run()
-    except UnsupportedError as error:
-        print(f"without polarisation: {error}")
-        result = MolecularDynamics(atoms, MDSettings(**values), folder).run()
+    settings = MDSettings(
+        steps=steps,
+        ensemble="nve",
+        timestep=0.5,
+        trajectory_every=2,
+        properties=("polarization",),
+    )
+    result = MolecularDynamics(atoms, settings, folder).run()
     return result.trajectories[0]
 
 
 def plot(result, path):
     """The spectra, with the measured bands."""
-    drawn = {"density of states": result.density}
-    if result.infrared is not None:
-        drawn["infrared"] = result.infrared
-    figure = Figure(figsize=(8, 0.6 + 2.7 * len(drawn)), layout="constrained")
-    rows = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+    drawn = {"density of states": result.density, "infrared": result.infrared}
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    rows = figure.subplots(2, 1, sharex=True)
     for axes, (title, spectrum) in zip(rows, drawn.items(), strict=True):
         axes.plot(spectrum.wavenumbers, spectrum.intensity, color="black", linewidth=1.2)
         for symbol, part in spectrum.parts.items():
@@ -88,8 +87,6 @@ def main(steps: int, output: Path) -> None:
     spacing = density.wavenumbers[1] - density.wavenumbers[0]
     states = density.intensity.sum() * spacing
     print(f"{states:.1f} states for {3 * len(atoms)} degrees of freedom")
-    if result.note is not None:
-        print(result.note)
     plot(result, output / "water-spectra.png")
     print(f"wrote water-spectra.png and the folder water-spectra to {output}")
 

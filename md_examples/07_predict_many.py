@@ -8,8 +8,8 @@ each, without its bookkeeping of one simulation. On the command line:
 
     phicalc predict model.pt scan.xyz -o predicted.xyz
 
-The model knows water in the liquid, so that a molecule alone is extrapolation, and unless it was
-trained on charges its dipole means little: a demonstration of many structures at once.
+The model knows water in the liquid, so that a molecule alone is extrapolation, and it was trained
+on no charges: a demonstration of many structures at once, not of the molecule's dipole.
 Leaves scan.xyz, predicted.xyz (``ase.io.read`` finds the results in ``atoms.calc``) and predict.png
 in the output folder; some seconds on one CPU thread.
 """

@@ -226,6 +226,9 @@ def test_spectra_of_water(run):
     table = np.loadtxt(output / "water-spectra" / "spectra-density.csv", delimiter=",", skiprows=2)
     hydrogen = table[:, 2]  # columns: wavenumber, all, H, O
     assert hydrogen.sum() > 0.5 * table[:, 1].sum()
+    path = output / "water-spectra" / "spectra-infrared.csv"
+    infrared = np.loadtxt(path, delimiter=",", skiprows=2)
+    assert infrared[infrared[:, 0] > 300, 1].max() > 0.01 * infrared[:, 1].max() > 0
     assert is_picture(output / "water-spectra.png")
 
 

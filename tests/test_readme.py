@@ -21,6 +21,7 @@ from phicalc.artifact import read_metadata
 from phicalc.cli import app
 from phicalc.electrostatics.poisson import DIRECT_LIMIT
 from phicalc.train.config import load_config, parse_config
+from phicalc.units import COULOMB_CONSTANT
 from phicalc.workflows.structures import salt_water, water_box
 
 from .test_response import served
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (ROOT / "models" / "nacl-water.md").read_text(encoding="utf-8")
 MODEL = ROOT / "models" / "nacl-water.pt"
+PHI_MODEL = ROOT / "models" / "nacl-water-phi.pt"
 
 
 def blocks(language, text=TEXT):
@@ -171,22 +173,25 @@ def test_commands_and_their_options_exist():
             get_command(app).commands[name].make_context(name, list(arguments))
 
 
-def test_card_is_of_the_model_beside_it():
+@pytest.mark.parametrize(("model", "head"), [(MODEL, "phi-coulomb"), (PHI_MODEL, "phi")])
+def test_card_is_of_the_model_beside_it(model, head):
     """Size of the network, frames left out, elements and licence, as file and card state them."""
-    metadata = read_metadata(MODEL)
-    config = load_config(MODEL.with_suffix(".yaml"))
+    card = model.with_suffix(".md").read_text(encoding="utf-8")
+    metadata = read_metadata(model)
+    config = load_config(model.with_suffix(".yaml"))
     network = config.model.backbone
     described = f"PaiNN ({network.features} features, {network.layers} layers, cutoff"
-    assert f"{described} {metadata.cutoff} Å) with a Φ head" in CARD
-    assert (metadata.backbone, metadata.heads) == ("painn", ["phi"])
+    shown = {"phi": "Φ", "phi-coulomb": "`phi-coulomb`"}[head]
+    assert f"{described} {metadata.cutoff} Å) with a {shown} head" in card
+    assert (metadata.backbone, metadata.heads) == ("painn", [head])
     assert metadata.cutoff == config.model.cutoff
-    assert f"Elements {', '.join(metadata.symbols)}." in CARD
-    assert f"| train | {', '.join(map(str, config.data.skip_train))} |" in CARD
-    assert f"| valid | {', '.join(map(str, config.data.skip_valid))} |" in CARD
-    assert metadata.licence == "CC BY-SA 4.0" and metadata.licence in CARD
+    assert f"Elements {', '.join(metadata.symbols)}." in card
+    assert f"| train | {', '.join(map(str, config.data.skip_train))} |" in card
+    assert f"| valid | {', '.join(map(str, config.data.skip_valid))} |" in card
+    assert metadata.licence == "CC BY-SA 4.0" and metadata.licence in card
     for part in ("CC BY-SA 4.0", "niamhon/nacl-water", "O'Neill et al.", "arXiv 2311.01527"):
-        assert part in metadata.data_licence and part in CARD
-    assert MODEL.stat().st_size < 5e6
+        assert part in metadata.data_licence and part in card
+    assert model.stat().st_size < 5e6
 
 
 def labelled(path, seeds):
@@ -246,9 +251,20 @@ def test_phi_does_not_reach_beyond_the_graph():
     single = {}
     for symbol in ("Na", "Cl"):
         atom = Atoms(symbol)
-        atom.calc = PhiCalculator(MODEL)
+        atom.calc = PhiCalculator(PHI_MODEL)
         single[symbol] = atom.get_potential_energy()
-    pair.calc = PhiCalculator(MODEL)
+    pair.calc = PhiCalculator(PHI_MODEL)
     assert pair.get_potential_energy() == pytest.approx(sum(single.values()), abs=1e-6)
     np.testing.assert_allclose(pair.get_forces(), 0.0, atol=1e-9)
     np.testing.assert_allclose(pair.get_charges(), 0.0, atol=1e-9)
+
+
+def test_phi_with_coulomb_does():
+    """−k/r between ions that share no edge, of the formal charges."""
+    pair = Atoms("NaCl", [[0, 0, 0], [30.0, 0, 0]])
+    pair.calc = PhiCalculator(MODEL)
+    near = pair.get_potential_energy()
+    assert pair.get_forces()[0, 0] == pytest.approx(COULOMB_CONSTANT / 30.0**2, rel=1e-4)
+    pair.positions[1, 0] = 60.0
+    gained = pair.get_potential_energy() - near
+    assert gained == pytest.approx(COULOMB_CONSTANT * (1 / 30 - 1 / 60), rel=1e-4)
