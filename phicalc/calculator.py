@@ -278,7 +278,7 @@ class PhiCalculator(Calculator):
         Raises
         ------
         UnsupportedError
-            The model has no Φ head, or nothing was calculated yet.
+            The model has no Φ, with or without Coulomb, or nothing was calculated yet.
         """
         self._last_atoms()
         if self._details.potential is None:
@@ -312,7 +312,7 @@ class PhiCalculator(Calculator):
         return atoms
 
     def spectrum(self, modes: int | None = None) -> Spectrum:
-        """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = μ/(λ_k + μ) u_kᵀ s of φ.
+        """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = u_kᵀφ of the potential.
 
         For analysis, not for every step. Of a committee, the first model's.
 
@@ -337,8 +337,7 @@ class PhiCalculator(Calculator):
         eigenvalues, coefficients = spectrum(
             output[fields.LAPLACIAN_WEIGHTS],
             graph[fields.EDGE_INDEX].cpu(),
-            output[fields.SOURCE],
-            float(output[fields.SCREENING]),
+            output[fields.POTENTIAL],
             modes,
         )
         return Spectrum(eigenvalues.numpy(), coefficients.numpy())

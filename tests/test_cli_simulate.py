@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from phicalc.cli import app
 from phicalc.workflows.structures import water_box
 
-MODEL = str(Path(__file__).resolve().parents[1] / "models" / "nacl-water.pt")
+MODELS = Path(__file__).resolve().parents[1] / "models"
+MODEL = str(MODELS / "nacl-water.pt")
+PHI_MODEL = str(MODELS / "nacl-water-phi.pt")
 
 
 def call(*arguments: object):
@@ -62,7 +64,7 @@ def test_phonons_and_spectra(tmp_path, water):
     path = tmp_path / "nacl.xyz"
     write(path, bulk("NaCl", "rocksalt", a=5.7))
     out = tmp_path / "p"
-    result = call("phonons", MODEL, path, "--length", 5, "--mesh", 10, "--no-relax", "-o", out)
+    result = call("phonons", PHI_MODEL, path, "--length", 5, "--mesh", 10, "--no-relax", "-o", out)
     assert result.exit_code == 0, result.output
     assert "no LO-TO splitting" in result.output and (out / "phonons.png").exists()
     call(

@@ -113,14 +113,16 @@ def lowest_eigenvectors(
 
 
 def spectrum(
-    weights: Tensor, edge_index: Tensor, source: Tensor, mu: float, size: Optional[int] = None
+    weights: Tensor, edge_index: Tensor, potential: Tensor, size: Optional[int] = None
 ) -> Tuple[Tensor, Tensor]:
-    """Eigenvalues of L and coefficients α_k = μ/(λ_k + μ)·u_kᵀs of the potential φ = Σ α_k u_k.
+    """Eigenvalues of L and coefficients α_k = u_kᵀφ of the potential φ = Σ α_k u_k.
+
+    Of Φ alone they are μ/(λ_k + μ)·u_kᵀs.
 
     Parameters
     ----------
-    source
-        (N,) | s in V
+    potential
+        (N,) | φ in V
     size
         number of modes, lowest first; all of them by default, up to ``DENSE_SPECTRUM_LIMIT``
         atoms, 64 approximate ones beyond
@@ -129,13 +131,13 @@ def spectrum(
     -------
     λ, α both (k,). Each α has the sign of its eigenvector, which is arbitrary.
     """
-    num_nodes = source.shape[0]
+    num_nodes = potential.shape[0]
     if num_nodes <= DENSE_SPECTRUM_LIMIT:
         values, vectors = torch.linalg.eigh(dense_laplacian(weights, edge_index, num_nodes))
         values, vectors = values[:size], vectors[:, :size]
     else:
         values, vectors = lowest_eigenvectors(weights, edge_index, num_nodes, size or 64)
-    return values, mu / (values + mu) * (vectors.T @ source)
+    return values, vectors.T @ potential
 
 
 @dataclass

@@ -53,7 +53,9 @@ def test_spectrum_rebuilds_the_potential():
     source, mu = torch.randn(30, generator=torch.Generator().manual_seed(0)).double(), 0.2
     laplacian = dense_laplacian(weights, edge_index, 30)
     phi = torch.linalg.solve(laplacian + mu * torch.eye(30).double(), mu * source)
-    values, alpha = spectrum(weights, edge_index, source, mu)
+    values, alpha = spectrum(weights, edge_index, phi)
+    _, projections = spectrum(weights, edge_index, source)
+    assert_allclose(alpha, mu / (values + mu) * projections)
     assert values[0].abs() < 1e-12
     assert (alpha**2).sum().item() == pytest.approx((phi**2).sum().item())
     rho = apply_laplacian(weights, edge_index, phi)
