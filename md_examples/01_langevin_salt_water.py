@@ -3,7 +3,7 @@
     python md_examples/01_langevin_salt_water.py [--steps 1000] [--output md_examples/output]
 
 Builds a box of 31 water molecules and one ion pair, relaxes its worst contacts, and runs Langevin
-dynamics with the shipped model: some 25 seconds on one CPU thread. Leaves in the output
+dynamics with the shipped model: some 40 seconds on one CPU thread. Leaves in the output
 folder the trajectory with forces, stress and charges (langevin.traj, opens with ``ase gui``), a
 log (langevin.log), and langevin.png with temperature, energy and the radial distribution functions
 g(r) of O–O, and of the ions and the water around them. Half a picosecond of one ion pair is for a
