@@ -232,7 +232,8 @@ class Potential(nn.Module):
                 charges = charges + result[fields.CHARGES]
                 has_charges = True
             if fields.AUXILIARY_LOSS in result and fields.AUXILIARY_LOSS in output:
-                result[fields.AUXILIARY_LOSS] += output[fields.AUXILIARY_LOSS]
+                both = result[fields.AUXILIARY_LOSS] + output[fields.AUXILIARY_LOSS]
+                result[fields.AUXILIARY_LOSS] = both
             output.update(result)
             results.append(result)
         if has_charges:

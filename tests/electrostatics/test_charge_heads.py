@@ -7,10 +7,13 @@ from ase.build import molecule as build_molecule
 from numpy.testing import assert_allclose
 
 from phicalc import fields
+from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.laplacian import edge_weights
 from phicalc.electrostatics.phi import PhiHead
 from phicalc.electrostatics.qeq import equilibrate
 from phicalc.electrostatics.split_charge import SplitChargeHead
+from phicalc.model.config import LocalChargesConfig, ModelConfig, SplitChargeConfig
+from phicalc.model.potential import Potential
 from tests.physics.models import evaluate, make_model
 
 from .graphs import cluster
@@ -146,6 +149,19 @@ def test_learned_charges_learn_to_sum_to_the_total(head):
         optimizer.step()
     assert losses[0][0] > 0.1  # hydroxide begins as if it were neutral
     assert losses[-1].max() < 1e-3
+
+
+def test_auxiliary_losses_of_two_heads_add_up():
+    """Each asks for its own charges to sum to Q; neither is lost."""
+    heads = [LocalChargesConfig(), SplitChargeConfig(base="learned")]
+    model = Potential(ModelConfig(heads=heads, cutoff=4.0, dtype="float64"), [1, 8]).train()
+    ion = Atoms("OH", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]], info={"charge": -1})
+    graph = graph_dict(collate([to_graph(ion, 4.0)]))
+    index = model.species_index[graph[fields.SPECIES]]
+    features = model.features(index, graph)
+    parts = [head(features, index, graph)[fields.AUXILIARY_LOSS] for head in model.heads]
+    assert min(float(part.detach()) for part in parts) > 0.1
+    torch.testing.assert_close(model(graph)[fields.AUXILIARY_LOSS], parts[0] + parts[1])
 
 
 def test_charges_have_the_sign_of_electronegativity():
