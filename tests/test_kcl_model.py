@@ -85,3 +85,15 @@ def test_only_the_correction_splits_lo_from_to_at_gamma(
     assert phonons.lowest > -0.02
     assert modes[5] - modes[4] == pytest.approx(splitting, abs=0.1)
     assert modes[4] == pytest.approx(modes[3], abs=1e-3)
+
+
+def test_the_spectrum_gives_back_potential_and_flow(calculator):
+    """φ = Σ α_k u_k, and the charge that flowed is Lφ: Parseval for both."""
+    atoms = bulk("KCl", "rocksalt", a=SPACING, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = calculator
+    flowed = atoms.get_charges() - np.where(atoms.symbols == "K", 1.0, -1.0)
+    assert np.abs(flowed).max() > 1e-3
+    eigenvalues, coefficients = calculator.spectrum()
+    assert (coefficients**2).sum() == pytest.approx((calculator.potential**2).sum(), rel=1e-9)
+    assert ((eigenvalues * coefficients) ** 2).sum() == pytest.approx((flowed**2).sum(), rel=1e-6)
