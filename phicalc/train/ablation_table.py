@@ -28,6 +28,7 @@ COLUMNS = (
     Column("E RMSE meV/atom", lambda run: run.energy_rmse),
     Column("E MAE meV/atom", lambda run: run.energy_mae),
     Column("F RMSE meV/Å", lambda run: run.forces_rmse),
+    Column("F MAE meV/Å", lambda run: run.forces_mae),
     Column("charges r", lambda run: None if run.supervised else run.charge_correlation),
     Column(
         "r within elements",
