@@ -65,7 +65,7 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
     """
     if isinstance(source, str | Path):
         source = _read(Path(source))
-    velocities, dipoles, times, volumes, kinetic = [], [], [], [], []
+    velocities, dipoles, times, volumes, kinetic, free = [], [], [], [], [], []
     first: Atoms | None = None
     for number, frame in enumerate(source):
         if first is None:
@@ -73,12 +73,12 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
         _check_frame(frame, first, number)
         velocities.append(frame.get_velocities() * units.fs)
         kinetic.append(frame.get_kinetic_energy())
+        free.append(_degrees_of_freedom(frame))
         times.append(frame.info.get("time_fs", np.nan))
         dipoles.append(_dipole(frame))
         volumes.append(abs(frame.cell.volume))
     if first is None or len(velocities) < FEWEST:
         raise DataError(f"expected at least {FEWEST} frames, got {len(velocities)}")
-    free = first.get_number_of_degrees_of_freedom() - quiet_motions(first, first.get_momenta())
     known = [dipole for dipole in dipoles if dipole is not None]
     return Motion(
         interval=_interval(np.array(times), interval),
@@ -87,7 +87,7 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
         symbols=np.array(first.get_chemical_symbols()),
         dipoles=np.array(known) if len(known) == len(dipoles) else None,
         volume=float(np.mean(volumes)) if first.pbc.all() else None,
-        temperature=2.0 * float(np.mean(kinetic)) / (max(free, 1) * units.kB),
+        temperature=2.0 * float(np.sum(kinetic)) / (max(sum(free), 1) * units.kB),
     )
 
 
@@ -106,6 +106,13 @@ def _check_frame(frame: Atoms, first: Atoms, number: int) -> None:
         raise DataError(
             f"expected frames with momenta, got none in frame {number}; phicalc md writes them"
         )
+
+
+def _degrees_of_freedom(frame: Atoms) -> int:
+    """Those that move in this frame: a run may begin without drift and end with it."""
+    quiet = quiet_motions(frame, frame.get_momenta())
+    free: int = frame.get_number_of_degrees_of_freedom() - quiet
+    return free
 
 
 def _dipole(frame: Atoms) -> NDArray[np.float64] | None:

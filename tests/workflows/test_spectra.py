@@ -127,6 +127,22 @@ def test_coarser_frames_and_other_windows_give_the_same(interval):
         assert peak(other, 1000, 2900) == pytest.approx(WAVENUMBER, abs=1.0)
 
 
+@pytest.mark.parametrize("ensemble, free", [("langevin", 9), ("nve", 3)])
+def test_the_temperature_counts_what_moves(ensemble, free, tmp_path):
+    """A run starts without drift and rotation; a thermostat of friction and noise heats them."""
+    atoms = molecule("H2O")
+    atoms.calc = ChargedSprings(atoms, [-0.8, 0.4, 0.4], cutoff=2.0, length=1.0)
+    settings = {"steps": 2000, "timestep": 0.5, "thermostat_time": 50.0, "trajectory_every": 4}
+    MolecularDynamics(
+        atoms, MDSettings(ensemble=ensemble, temperature=300.0, **settings), tmp_path / "run"
+    ).run()
+    frames = read(tmp_path / "run" / "md.traj", ":")
+    kinetic = np.mean([frame.get_kinetic_energy() for frame in frames])
+    expected = 2.0 * kinetic / (free * units.kB)
+    found = read_motion(tmp_path / "run" / "md.traj").temperature
+    assert found == pytest.approx(expected, rel=0.01)  # the first frame of 501 has no drift yet
+
+
 def test_quantum_corrections_differ_by_their_formulas():
     motion = read_motion(diatomic())
     values = {"temperature": TEMPERATURE, "correlation_time": 1000.0}
