@@ -14,11 +14,14 @@ import sys
 M_TRIM_THRESHOLD = -1  # <malloc.h>
 M_MMAP_THRESHOLD = -3  # <malloc.h>
 NEVER_TRIM = -1
-LARGEST_THRESHOLD = (1 << 31) - 1  # bytes; what an int holds
+THRESHOLDS = ((1 << 31) - 1, 32 << 20)  # bytes; what an int holds, and what older glibc allows
 
 
 def keep_freed_memory() -> bool:
     """Ask glibc to reuse freed blocks up to 2 GiB; the resident size then stays at its peak.
+
+    Before version 2.35 glibc allows no more than 32 MiB, which is set there: larger blocks still
+    go back to the kernel.
 
     A setting of the whole process, so nothing calls it on import. Calling it twice is harmless.
 
@@ -32,5 +35,6 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
-    settings = {M_MMAP_THRESHOLD: LARGEST_THRESHOLD, M_TRIM_THRESHOLD: NEVER_TRIM}
-    return all(mallopt(name, value) == 1 for name, value in settings.items())
+    reused = any(mallopt(M_MMAP_THRESHOLD, threshold) == 1 for threshold in THRESHOLDS)
+    untrimmed = mallopt(M_TRIM_THRESHOLD, NEVER_TRIM) == 1
+    return reused and untrimmed

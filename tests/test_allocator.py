@@ -1,7 +1,12 @@
+import ctypes
+import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from phicalc.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, NEVER_TRIM, keep_freed_memory
 
 SCRIPT = """
 import resource
@@ -28,9 +33,31 @@ def faults(patch: str, expected: bool) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is the libc of Linux")
+LIBC, VERSION = platform.libc_ver()
+
+
+@pytest.mark.skipif(
+    LIBC != "glibc" or [int(part) for part in VERSION.split(".")] < [2, 35],
+    reason="no glibc, or one that returns blocks above 32 MiB whatever it is asked",
+)
 def test_freed_pages_are_reused_and_without_glibc_nothing_is_done():
     without = faults("import platform; platform.libc_ver = lambda: ('musl', '')\n", expected=False)
     kept = faults("", expected=True)
     assert without > 100
     assert kept < 0.02 * without
+
+
+def test_an_older_glibc_gets_the_threshold_that_it_allows(monkeypatch):
+    settings = {}
+
+    def mallopt(name, value):
+        if name == M_MMAP_THRESHOLD and value > 32 << 20:
+            return 0
+        settings[name] = value
+        return 1
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.31"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory()
+    assert settings == {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: NEVER_TRIM}
