@@ -2,21 +2,19 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
-from torch import Tensor
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, resolve_device
 from phicalc.checks import check_field, check_finite, check_total_charge
+from phicalc.committee import Consensus, consensus
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
@@ -24,8 +22,6 @@ from phicalc.response import RESPONSE, refuse_field, response
 
 Array = NDArray[np.float64]
 ModelSource = str | Path | LoadedModel
-
-_TERM = "energy_"  # prefix of the model's outputs that add up to the energy
 
 
 class Spectrum(NamedTuple):
@@ -36,16 +32,6 @@ class Spectrum(NamedTuple):
 
     eigenvalues: Array  # λ (k,) | e/V, ascending
     coefficients: Array  # α (k,) | V
-
-
-@dataclass
-class _Details:
-    """What the last evaluation gave beyond ASE's properties."""
-
-    potential: Array | None = None
-    energy_terms: dict[str, float] = field(default_factory=dict)
-    energy_spread: float = 0.0
-    forces_spread: Array | None = None
 
 
 class PhiCalculator(Calculator):
@@ -131,7 +117,7 @@ class PhiCalculator(Calculator):
         self._cache = cache
         self._threads = threads
         self._device = device
-        self._details = _Details()
+        self._consensus: Consensus | None = None
         self._conditions = (0.0, np.zeros(3))
         self._load(sources)
 
@@ -167,7 +153,7 @@ class PhiCalculator(Calculator):
 
     def _forget_results(self) -> None:
         self.results = {}
-        self._details = _Details()
+        self._consensus = None
         self._evaluations = []
 
     @property
@@ -239,14 +225,14 @@ class PhiCalculator(Calculator):
 
     def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
         """Means over the committee into ``results``, spreads into attributes."""
-        outputs = [evaluation.output for evaluation in evaluations]
-        mean = _means(outputs)
-        energy, forces = float(mean[fields.ENERGY][0]), mean[fields.FORCES]
+        agreed = consensus([evaluation.output for evaluation in evaluations])
+        mean = agreed.mean
+        energy = float(mean[fields.ENERGY][0])
         results: dict[str, Any] = {
             "energy": energy,
             "free_energy": energy,
             "energies": mean[fields.ENERGIES],
-            "forces": forces,
+            "forces": mean[fields.FORCES],
         }
         if atoms.pbc.all():
             results["stress"] = full_3x3_to_voigt_6_stress(mean[fields.STRESS][0])
@@ -255,17 +241,7 @@ class PhiCalculator(Calculator):
         if fields.DIPOLE in mean and not atoms.pbc.any():
             results["dipole"] = mean[fields.DIPOLE][0]
         check_finite(results)
-        terms = {
-            name.removeprefix(_TERM): float(value[0])
-            for name, value in mean.items()
-            if name.startswith(_TERM)
-        }
-        self._details = _Details(mean.get(fields.POTENTIAL), terms)
-        if len(outputs) > 1:
-            energies = [float(output[fields.ENERGY][0]) for output in outputs]
-            deviations = np.array([output[fields.FORCES].numpy() - forces for output in outputs])
-            self._details.energy_spread = float(np.std(energies))
-            self._details.forces_spread = np.sqrt((deviations**2).sum(axis=2).mean(axis=0))
+        self._consensus = agreed
         self._evaluations = evaluations
         self.results = results
 
@@ -280,36 +256,30 @@ class PhiCalculator(Calculator):
         UnsupportedError
             The model has no Φ, with or without Coulomb, or nothing was calculated yet.
         """
-        self._last_atoms()
-        if self._details.potential is None:
+        potential = self._last_consensus().mean.get(fields.POTENTIAL)
+        if potential is None:
             raise UnsupportedError("this model has no Φ head, and so no potential")
-        return self._details.potential.copy()
+        return potential.copy()
 
     @property
     def energy_terms(self) -> dict[str, float]:
         """The energy of the last structure by term, in eV: reference, network, zbl, phi, …"""
-        self._last_atoms()
-        return dict(self._details.energy_terms)
+        return dict(self._last_consensus().energy_terms)
 
     @property
     def energy_spread(self) -> float:
         """Standard deviation in eV of the committee's energies; 0 for a single model."""
-        self._last_atoms()
-        return self._details.energy_spread
+        return self._last_consensus().energy_spread
 
     @property
     def forces_spread(self) -> Array:
         """Root mean square over the committee of |F_i − mean F_i|, (N,) in eV/Å."""
-        atoms = self._last_atoms()
-        if self._details.forces_spread is None:
-            return np.zeros(len(atoms))
-        return self._details.forces_spread.copy()
+        return self._last_consensus().forces_spread.copy()
 
-    def _last_atoms(self) -> Atoms:
-        if not self.results or self.atoms is None:
+    def _last_consensus(self) -> Consensus:
+        if self._consensus is None:
             raise UnsupportedError("nothing was calculated yet; ask for an energy first")
-        atoms: Atoms = self.atoms
-        return atoms
+        return self._consensus
 
     def spectrum(self, modes: int | None = None) -> Spectrum:
         """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = u_kᵀφ of the potential.
@@ -327,9 +297,9 @@ class PhiCalculator(Calculator):
         UnsupportedError
             The model has no Φ head, or nothing was calculated yet.
         """
-        atoms = self._last_atoms()
+        self._last_consensus()
         if self._last is None:  # a copy carries results, but not what they were made from
-            self.calculate(atoms)
+            self.calculate(self.atoms)
         assert self._last is not None
         graph, output = self._last.graph, self._last.output
         if fields.LAPLACIAN_WEIGHTS not in output:
@@ -384,21 +354,3 @@ def _refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:
         raise PropertyNotImplementedError(
             f"the dipole of a periodic structure is undefined, got pbc {periodic}"
         )
-
-
-_AVERAGED = {
-    fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES, fields.DIPOLE,
-    fields.POTENTIAL,
-}  # fmt: skip
-
-
-def _means(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Array]:
-    """Mean over the members of what all of them give."""
-    names = [
-        name
-        for name in outputs[0]
-        if (name in _AVERAGED or name.startswith(_TERM)) and all(name in o for o in outputs)
-    ]
-    if len(outputs) == 1:
-        return {name: outputs[0][name].numpy() for name in names}
-    return {name: torch.stack([o[name] for o in outputs]).mean(0).numpy() for name in names}

@@ -34,8 +34,11 @@ ROOMS = {
     "train": ["artifact", "model", "data", *CHECKS, *GROUND],
     "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
     "response": ["evaluator", "artifact", *CHECKS, *GROUND],
+    "committee": GROUND,
     "calculator": [
-        "response", "evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+        "response", "evaluator", "committee", "artifact", "electrostatics.eigenbasis", *CHECKS,
+        *GROUND,
+    ],
     "prediction": ["evaluator", "artifact", "data", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [

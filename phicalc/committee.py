@@ -1,0 +1,62 @@
+"""What several models say together: their mean, and how far apart they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phicalc import fields
+
+Array = NDArray[np.float64]
+
+_TERM = "energy_"  # prefix of the model's outputs that add up to the energy
+
+_AVERAGED = {
+    fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES, fields.DIPOLE,
+    fields.POTENTIAL,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Mean over the members for one structure of N atoms, and their spread.
+
+    Attributes
+    ----------
+    mean
+        What all members give, by the names of :mod:`phicalc.fields`, in their units.
+    energy_terms
+        Mean of each term of the energy | eV
+    energy_spread
+        Standard deviation of the members' energies | eV; 0 for a single one.
+    forces_spread
+        (N,) root mean square of |F_i − mean F_i| | eV/Å; zeros for a single one.
+    """
+
+    mean: dict[str, Array]
+    energy_terms: dict[str, float]
+    energy_spread: float
+    forces_spread: Array
+
+
+def consensus(outputs: Sequence[dict[str, Tensor]]) -> Consensus:
+    """Of one output per model, each a batch of the one structure."""
+    terms = {name for name in outputs[0] if name.startswith(_TERM)}
+    shared = [n for n in outputs[0] if n in _AVERAGED | terms and all(n in o for o in outputs)]
+    mean = {name: _mean([output[name] for output in outputs]) for name in shared}
+    forces = np.stack([output[fields.FORCES].numpy() for output in outputs])
+    deviations = forces - mean[fields.FORCES]
+    return Consensus(
+        mean,
+        {name.removeprefix(_TERM): float(mean[name][0]) for name in shared if name in terms},
+        float(np.std([float(output[fields.ENERGY][0]) for output in outputs])),
+        np.sqrt((deviations**2).sum(axis=2).mean(axis=0)),
+    )
+
+
+def _mean(values: Sequence[Tensor]) -> Array:
+    mean: Array = (values[0] if len(values) == 1 else torch.stack(list(values)).mean(0)).numpy()
+    return mean
