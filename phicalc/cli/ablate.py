@@ -55,7 +55,7 @@ def ablate(
             say=say,
             measured=lambda _: write_tables(ablation, results_of(ablation)),
         )
-    results = results_of(ablation)
+    results = results_of(ablation, passed_over=lambda line: say(f"left out: {line}"))
     if results:
         width = None if console.is_terminal else WIDTH_OF_A_FILE
         Console(highlight=False, width=width).print(rich_table(ablation, results))

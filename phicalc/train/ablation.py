@@ -6,85 +6,29 @@ measured is kept beside it as ``result.json``.
 """
 
 import json
-import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from ase import Atoms
-from numpy.typing import NDArray
 from rich.console import Console
-from torch_geometric.data import Data
 
-from phicalc import fields
-from phicalc.data.graph import collate, graph_dict
-from phicalc.errors import ConfigError
+from phicalc.errors import ConfigError, DataError
 from phicalc.files import prepare_folder, write_bytes
 from phicalc.model.checkpoint import load_checkpoint
-from phicalc.model.derivatives import Differentiated
 from phicalc.train.ablation_config import AblationConfig
+from phicalc.train.ablation_measure import RunResult, measure
 from phicalc.train.config import TrainConfig
-from phicalc.train.dataset import graphs_of, read_frames
-from phicalc.train.distributed import Processes
-from phicalc.train.evaluation import shared_labels
+from phicalc.train.dataset import file_sha256
 from phicalc.train.logs import clock
-from phicalc.train.metrics import ENERGY_PER_ATOM, evaluate
-from phicalc.train.objective import Objective
 from phicalc.train.trainer import TrainResult, train
-from phicalc.units import MEV
 
 RESULT = "result.json"
 LOG = "train.log"
-TIMED_STEPS, TIMED_STRUCTURES = 5, 20
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What one run of one row gave on the validation set.
-
-    Attributes
-    ----------
-    energy_rmse, energy_mae
-        meV/atom
-    forces_rmse, forces_mae
-        meV/Å; None where the data has no forces
-    charge_correlation
-        Pearson's, of predicted and reference charges of all atoms; None without either
-    charge_correlation_within_elements
-        the same after the mean charge of each element was taken off both: elements differ by
-        themselves, so that alone is no merit
-    charge_mae
-        me
-    supervised
-        whether charges were trained on
-    parameters
-        trained numbers in the model
-    seconds_per_training_step
-        median processor time of loss and gradient of one batch: of no meaning on a GPU, but the
-        same on a busy machine
-    milliseconds_per_evaluation
-        median processor time of energy and forces of one structure, alone, in Python
-    """
-
-    row: str
-    seed: int
-    steps: int
-    energy_rmse: float | None
-    energy_mae: float | None
-    forces_rmse: float | None
-    forces_mae: float | None
-    charge_correlation: float | None
-    charge_correlation_within_elements: float | None
-    charge_mae: float | None
-    supervised: bool
-    parameters: int
-    seconds_per_training_step: float
-    milliseconds_per_evaluation: float
 
 
 def run_ablation(
@@ -113,12 +57,17 @@ def run_ablation(
     Raises
     ------
     ConfigError
-        If a row does not exist, or a run was made with other settings than are asked for now.
+        If a row does not exist, or a run was made or begun with other settings or data than are
+        asked for now.
+    DataError
+        If the data of a run is not there; nothing has run then.
     """
     plan = [(row, seed) for row in chosen_rows(config, rows) for seed in config.seeds]
     pending = [
         (row, seed) for row, seed in plan if finished(config.run(row, seed), row, seed) is None
     ]
+    for row, seed in pending:
+        _check_begun(config.run(row, seed), row, seed)
     say(f"{len(plan)} runs, {len(plan) - len(pending)} done before")
     prepare_folder(config.output)
     started = time.monotonic()
@@ -156,7 +105,7 @@ def finished(config: TrainConfig, row: str, seed: int) -> RunResult | None:
     Raises
     ------
     ConfigError
-        If it was made with other settings, or its result is no longer readable.
+        If it was made with other settings or data, or its result is no longer readable.
     """
     path = config.output / RESULT
     if not path.exists():
@@ -164,24 +113,75 @@ def finished(config: TrainConfig, row: str, seed: int) -> RunResult | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         result = RunResult(**content["result"])
-        # Settings that came later have their defaults.
-        made_with = TrainConfig.model_validate(content["config"])
+        made_with, data = TrainConfig.model_validate(content["config"]), content.get("data")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a result of this version ({error}); remove it") from None
-    if made_with != config:
-        raise ConfigError(
-            f"row {row!r}, seed {seed}: {path} was made with other settings; "
-            "choose another output, or remove that folder"
-        )
+    _check_alike(made_with, data, config, f"row {row!r}, seed {seed}: {path}")
     return result
 
 
-def results_of(config: AblationConfig) -> list[RunResult]:
-    """All runs that are done."""
-    found = [
-        finished(config.run(row, seed), row, seed) for row in config.rows for seed in config.seeds
-    ]
-    return [result for result in found if result is not None]
+def results_of(config: AblationConfig, passed_over: Say = lambda line: None) -> list[RunResult]:
+    """All runs that are done as the configuration asks; `passed_over` hears why others are not."""
+    found = []
+    for row in config.rows:
+        for seed in config.seeds:
+            try:
+                result = finished(config.run(row, seed), row, seed)
+            except ConfigError as error:
+                passed_over(str(error))
+            else:
+                found += [] if result is None else [result]
+    return found
+
+
+def _check_begun(config: TrainConfig, row: str, seed: int) -> None:
+    """That a run can begin, or go on as it began."""
+    for path in _data_files(config).values():
+        if not path.is_file():
+            raise DataError(
+                f"row {row!r}, seed {seed}: expected data in {path}, found no such file"
+            )
+    last = config.output / "last.pt"
+    if last.exists():
+        provenance = load_checkpoint(last).extra["provenance"]
+        made_with = TrainConfig.model_validate(provenance["config"])
+        data = {name: origin["sha256"] for name, origin in provenance["data"].items()}
+        _check_alike(made_with, data, config, f"row {row!r}, seed {seed}: {last}")
+
+
+def _check_alike(
+    made_with: TrainConfig, data: dict[str, str] | None, config: TrainConfig, what: str
+) -> None:
+    """Compare settings, and files of data by their content.
+
+    Settings that came later have their defaults. Files that are not there any more, or of which
+    nothing was noted, count as the same.
+    """
+    if made_with != config:
+        difference = "settings"
+    elif data is not None and any(
+        path.is_file() and data[name] != _sha256(path) for name, path in _data_files(config).items()
+    ):
+        difference = "data under the same name"
+    else:
+        return
+    raise ConfigError(
+        f"{what} was made with other {difference}; choose another output, or remove that folder"
+    )
+
+
+def _data_files(config: TrainConfig) -> dict[str, Path]:
+    """Training and validation file; the latter may be a part of the former."""
+    return {"train": config.data.train, "valid": config.data.valid or config.data.train}
+
+
+def _sha256(path: Path) -> str:
+    return _sha256_as_of(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _sha256_as_of(path: Path, _modified: int) -> str:
+    return file_sha256(path)
 
 
 def describe(result: RunResult) -> str:
@@ -207,90 +207,10 @@ def _train(config: TrainConfig, resume: bool) -> TrainResult:
 
 
 def _write(config: TrainConfig, result: RunResult) -> None:
-    content: dict[str, Any] = {"result": asdict(result), "config": config.model_dump(mode="json")}
+    content: dict[str, Any] = {
+        "result": asdict(result),
+        "config": config.model_dump(mode="json"),
+        "data": {name: _sha256(path) for name, path in _data_files(config).items()},
+    }
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_bytes(config.output / RESULT, text.encode("utf-8"))
-
-
-# --- measuring ------------------------------------------------------------------------------------
-
-
-def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
-    """Errors, charges and times of a run's best weights on its own validation set."""
-    train_frames, valid_frames, _ = read_frames(config)
-    potential = load_checkpoint(config.output / "best.pt").potential
-    model = Differentiated(potential)
-    graphs = graphs_of(valid_frames, potential.cutoff, shared_labels(valid_frames))
-    evaluation = evaluate(
-        model.eval(), graphs, batch_size=config.valid_batch_size, keep_values=True
-    )
-    energy = evaluation.errors.get(ENERGY_PER_ATOM)
-    forces = evaluation.errors.get(fields.FORCES)
-    charges = evaluation.errors.get(fields.CHARGES)
-    correlation, within = None, None
-    if charges is not None:
-        correlation, within = correlations(*evaluation.values[fields.CHARGES], valid_frames)
-    first = train_frames[: TIMED_STEPS * config.batch_size]
-    trained_on = graphs_of(first, potential.cutoff, config.loss.properties)
-    return RunResult(
-        row=row,
-        seed=seed,
-        steps=steps,
-        energy_rmse=None if energy is None else energy.rmse / MEV,
-        energy_mae=None if energy is None else energy.mae / MEV,
-        forces_rmse=None if forces is None else forces.rmse / MEV,
-        forces_mae=None if forces is None else forces.mae / MEV,
-        charge_correlation=correlation,
-        charge_correlation_within_elements=within,
-        charge_mae=None if charges is None else charges.mae * 1000.0,
-        supervised=config.loss.weights.charges > 0,
-        parameters=sum(p.numel() for p in potential.parameters() if p.requires_grad),
-        seconds_per_training_step=training_step_seconds(model, trained_on, config),
-        milliseconds_per_evaluation=1000.0 * evaluation_seconds(model, graphs),
-    )
-
-
-def correlations(
-    reference: NDArray[np.float64], predicted: NDArray[np.float64], frames: Sequence[Atoms]
-) -> tuple[float | None, float | None]:
-    """Pearson's correlation of charges, over all atoms and within the elements.
-
-    None where one of the two is constant: then it is not defined.
-    """
-    numbers = np.concatenate([atoms.numbers for atoms in frames])
-    centred = [reference.copy(), predicted.copy()]
-    for element in np.unique(numbers):
-        for values in centred:
-            values[numbers == element] -= values[numbers == element].mean()
-    return _pearson(reference, predicted), _pearson(*centred)
-
-
-def _pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
-    x, y = x - x.mean(), y - y.mean()
-    norm = float(np.linalg.norm(x) * np.linalg.norm(y))
-    return float(x @ y) / norm if norm > 1e-12 else None
-
-
-def training_step_seconds(model: Differentiated, graphs: list[Data], config: TrainConfig) -> float:
-    """Median processor time of loss and gradient of a batch of the configured size."""
-    objective = Objective(model, config.loss, Processes(0, 1, torch.device("cpu")))
-    times = []
-    for start in range(0, len(graphs), config.batch_size):
-        batch = list(range(start, min(start + config.batch_size, len(graphs))))
-        begin = time.process_time()
-        objective.gradients(graphs, batch)
-        times.append(time.process_time() - begin)
-    model.zero_grad(set_to_none=True)
-    return statistics.median(times)
-
-
-def evaluation_seconds(model: Differentiated, graphs: Sequence[Data]) -> float:
-    """Median processor time of energy and forces of one structure."""
-    model.eval()
-    times = []
-    for structure in graphs[:TIMED_STRUCTURES]:
-        graph = graph_dict(collate([structure]))
-        begin = time.process_time()
-        model(graph)
-        times.append(time.process_time() - begin)
-    return statistics.median(times)

@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from phicalc.files import write_bytes
-from phicalc.train.ablation import RunResult
 from phicalc.train.ablation_config import AblationConfig
+from phicalc.train.ablation_measure import RunResult
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Rows × seeds: what is trained, what is skipped, what is printed, and how it goes on."""
 
+import itertools
 import json
+import signal
 import statistics
 
 import numpy as np
@@ -8,15 +10,17 @@ import pytest
 import yaml
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc.cli import app
-from phicalc.errors import ConfigError
+from phicalc.errors import ConfigError, DataError
 from phicalc.train import ablation
-from phicalc.train.ablation import correlations, results_of, run_ablation
+from phicalc.train.ablation import results_of, run_ablation
 from phicalc.train.ablation_config import folder_name, load_ablation, merged
+from phicalc.train.ablation_measure import correlations
 from phicalc.train.ablation_table import cells, statistic, write_tables
+from phicalc.train.objective import Objective
 from phicalc.train.trainer import train
 
 
@@ -87,19 +91,36 @@ def test_folders_are_plain_names():
     assert folder_name("Φ + qeq, supervised") == "phi-plus-qeq-supervised"
 
 
-def test_a_stopped_ablation_goes_on_where_it_was(asked, write_yaml, monkeypatch):
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Press Ctrl-C in the step of that number."""
+
+    def interrupt_at(number):
+        steps = itertools.count(1)
+        plain = Objective.gradients
+
+        def gradients(self, *arguments):
+            if next(steps) == number:
+                signal.raise_signal(signal.SIGINT)
+            return plain(self, *arguments)
+
+        monkeypatch.setattr(Objective, "gradients", gradients)
+
+    return interrupt_at
+
+
+def test_a_stopped_ablation_goes_on_where_it_was(asked, write_yaml, monkeypatch, interrupt):
     """The second run is stopped in the middle: only it and what follows are run again."""
     config = load_ablation(write_yaml(asked))
     begun: list[tuple[str, bool]] = []
 
-    def stopping_train(settings, resume=False, **options):
+    def noting_train(settings, resume=False, **options):
         begun.append((settings.output.parts[-1], resume))
         if len(begun) == 2:
-            result = train(settings.model_copy(update={"max_steps": 2}), **options)
-            return type(result)(2, result.best_loss, True, result.last, result.best)
+            interrupt(2)
         return train(settings, resume, **options)
 
-    monkeypatch.setattr(ablation, "train", stopping_train)
+    monkeypatch.setattr(ablation, "train", noting_train)
     lines: list[str] = []
     assert not run_ablation(config, ["no head"], say=lines.append)
     assert "stopped at step 2" in lines[-1] and len(results_of(config)) == 1
@@ -147,6 +168,44 @@ def test_a_result_of_other_settings_is_not_passed_off(asked, write_yaml):
     changed = load_ablation(write_yaml(asked | {"seeds": [0]}))
     with pytest.raises(ConfigError, match=r"row 'no head', seed 0: .* made with other settings"):
         run_ablation(changed)
+    reasons: list[str] = []
+    assert results_of(changed, reasons.append) == []
+    assert len(reasons) == 1 and "other settings" in reasons[0]
+    # the other row is not held up by it
+    done = CliRunner().invoke(app, ["ablate", str(write_yaml(asked)), "--rows", "Φ"])
+    assert done.exit_code == 0 and "left out: row 'no head', seed 0" in done.output
+
+
+def test_a_run_does_not_go_on_with_other_settings(asked, write_yaml, interrupt):
+    """Half with one learning rate, half with another would enter the table as the second."""
+    interrupt(2)
+    assert not run_ablation(load_ablation(write_yaml(asked)), ["no head"])
+    asked["base"]["batch_size"] = 2
+    with pytest.raises(ConfigError, match=r"seed 0: .*last.pt was made with other settings"):
+        run_ablation(load_ablation(write_yaml(asked)))
+
+
+def test_a_result_of_other_data_is_not_passed_off(asked, write_yaml, tmp_path):
+    """Same name, other structures: of a finished run, and of one that is to go on."""
+    config = load_ablation(write_yaml(asked | {"seeds": [0]}))
+    path = config.run("no head", 0).data.train
+    assert run_ablation(config, ["no head"])
+    assert len(results_of(config)) == 1
+    frames = read(path, ":", format="extxyz")
+    write(path, frames[::-1], format="extxyz")
+    with pytest.raises(ConfigError, match=r"result.json was made with other data"):
+        run_ablation(config)
+    (config.folder("no head", 0) / "result.json").unlink()
+    with pytest.raises(ConfigError, match=r"last.pt was made with other data"):
+        run_ablation(config)
+
+
+def test_absent_data_is_noticed_before_anything_runs(asked, write_yaml):
+    asked["rows"]["Φ"]["data"] = {"train": "nowhere.xyz", "valid": "nowhere.xyz"}
+    config = load_ablation(write_yaml(asked))
+    with pytest.raises(DataError, match=r"row 'Φ', seed 0: expected data in .*nowhere.xyz"):
+        run_ablation(config)
+    assert not config.folder("no head", 0).exists()
 
 
 def test_the_table_has_means_and_sample_deviations(asked, write_yaml):
