@@ -258,7 +258,7 @@ class PhiCalculator(Calculator):
         """
         potential = self._last_consensus().mean.get(fields.POTENTIAL)
         if potential is None:
-            raise UnsupportedError("this model has no Φ head, and so no potential")
+            raise UnsupportedError("no potential: expected a Φ head in each model, got one without")
         return potential.copy()
 
     @property
@@ -303,7 +303,9 @@ class PhiCalculator(Calculator):
         assert self._last is not None
         graph, output = self._last.graph, self._last.output
         if fields.LAPLACIAN_WEIGHTS not in output:
-            raise UnsupportedError("this model has no Φ head, and so no spectrum")
+            raise UnsupportedError(
+                "no spectrum: expected a Φ head in the first model, got one without"
+            )
         eigenvalues, coefficients = spectrum(
             output[fields.LAPLACIAN_WEIGHTS],
             graph[fields.EDGE_INDEX].cpu(),

@@ -29,7 +29,7 @@ class Consensus:
     mean
         What all members give, by the names of :mod:`phicalc.fields`, in their units.
     energy_terms
-        Mean of each term of the energy | eV
+        Mean of each term of the energy | eV; they add up to it. A member without it counts as 0.
     energy_spread
         Standard deviation of the members' energies | eV; 0 for a single one.
     forces_spread
@@ -44,14 +44,17 @@ class Consensus:
 
 def consensus(outputs: Sequence[dict[str, Tensor]]) -> Consensus:
     """Of one output per model, each a batch of the one structure."""
-    terms = {name for name in outputs[0] if name.startswith(_TERM)}
-    shared = [n for n in outputs[0] if n in _AVERAGED | terms and all(n in o for o in outputs)]
+    shared = [n for n in outputs[0] if n in _AVERAGED and all(n in o for o in outputs)]
     mean = {name: _mean([output[name] for output in outputs]) for name in shared}
+    terms = {name: 0.0 for output in outputs for name in output if name.startswith(_TERM)}
+    for output in outputs:
+        for name in terms.keys() & output.keys():
+            terms[name] += float(output[name][0]) / len(outputs)
     forces = np.stack([output[fields.FORCES].numpy() for output in outputs])
     deviations = forces - mean[fields.FORCES]
     return Consensus(
         mean,
-        {name.removeprefix(_TERM): float(mean[name][0]) for name in shared if name in terms},
+        {name.removeprefix(_TERM): value for name, value in terms.items()},
         float(np.std([float(output[fields.ENERGY][0]) for output in outputs])),
         np.sqrt((deviations**2).sum(axis=2).mean(axis=0)),
     )

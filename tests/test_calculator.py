@@ -168,7 +168,7 @@ def test_a_property_that_the_model_lacks(lennard_jones):
         atoms.get_dipole_moment()
     atoms.get_potential_energy()
     for attribute in ("potential", "spectrum"):
-        with pytest.raises(UnsupportedError, match="no Φ head"):
+        with pytest.raises(UnsupportedError, match="expected a Φ head"):
             getattr(atoms.calc, attribute)()
 
 

@@ -44,6 +44,22 @@ def test_a_committee_gives_means_and_spreads(committee, bulk):
     assert sum(calculator.energy_terms.values()) == pytest.approx(energies.mean(), abs=1e-10)
 
 
+def test_terms_of_unlike_members_add_up_to_the_energy(model, bulk):
+    """A head that one member has not got counts as nothing there."""
+    plain = load_model(
+        model_bytes(small_potential("float64", 1, heads=[]), small_metadata("float64", heads=[]))
+    )
+    calculator = PhiCalculator([model, plain])
+    energy = calculator.get_potential_energy(bulk)
+    assert sum(calculator.energy_terms.values()) == pytest.approx(energy, abs=1e-10)
+    single = PhiCalculator(model)
+    single.get_potential_energy(bulk)
+    assert single.energy_terms["phi"] != 0.0
+    assert calculator.energy_terms["phi"] == pytest.approx(0.5 * single.energy_terms["phi"])
+    with pytest.raises(UnsupportedError, match="expected a Φ head in each model"):
+        _ = calculator.potential
+
+
 def test_equal_members_do_not_spread(model, bulk):
     calculator = PhiCalculator([model, model])
     calculator.get_potential_energy(bulk)
