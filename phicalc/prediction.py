@@ -19,7 +19,7 @@ from torch_geometric.data import Data
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, resolve_device
 from phicalc.checks import check_separation, check_structure, check_total_charge
-from phicalc.data.graph import collate, graph_dict, to_graph
+from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.errors import (
     ConvergenceError,
@@ -103,7 +103,8 @@ def predict(
     charge
         Total charge in e of structures without ``info["charge"]``; None: 0.
     batch_size
-        Structures at a time.
+        Structures at a time; large ones are evaluated one by one where the model has a head that
+        is faster so.
     advance
         Called with the number of structures after each batch.
 
@@ -124,13 +125,7 @@ def predict(
     """
     model = _loaded(model, device)
     everything = list(frames)
-    charges = _checked(model, everything, charge)
-    found: list[Prediction] = []
-    for start in range(0, len(everything), max(1, batch_size)):
-        batch = everything[start : start + max(1, batch_size)]
-        found += _predict_batch(model, batch, charges, start)
-        advance(len(batch))
-    return found
+    return _predict(model, everything, _checked(model, everything, charge), batch_size, advance)
 
 
 def predict_file(
@@ -183,11 +178,9 @@ def predict_file(
 
     try:
         model = _loaded(model, device)
-        _checked(model, frames, charge)
+        charges = _checked(model, frames, charge)
         prepare_folder(path.parent)  # before the computation, after all that costs nothing
-        found = predict(
-            model, frames, device=device, charge=charge, batch_size=batch_size, advance=advance
-        )
+        found = _predict(model, frames, charges, batch_size, advance)
     except (StructureError, UnsupportedError) as error:
         raise type(error)(f"{structures}: {error}") from error
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
@@ -215,6 +208,22 @@ def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) 
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from error
     return charges
+
+
+def _predict(
+    model: LoadedModel,
+    frames: Sequence[Atoms],
+    charges: Sequence[float],
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> list[Prediction]:
+    """Results of structures that were checked, a batch at a time."""
+    found: list[Prediction] = []
+    for group in grouped([len(atoms) for atoms in frames], batch_size, model.metadata.alone_above):
+        batch = frames[group.start : group.stop]
+        found += _predict_batch(model, batch, charges, group.start)
+        advance(len(batch))
+    return found
 
 
 def _predict_batch(

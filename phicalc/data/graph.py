@@ -1,6 +1,6 @@
 """Structures as graphs: the tensors of `phicalc.fields`, alone or batched."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -75,6 +75,33 @@ def collate(graphs: Sequence[Data]) -> Batch:
                 f"in only one of graphs 0 and {number}; leave it out with Labels.only"
             )
     return Batch.from_data_list(list(graphs))
+
+
+def grouped(
+    sizes: Sequence[int], batch_size: int, alone_above: int | None = None
+) -> Iterator[range]:
+    """Consecutive structures to be evaluated together, as ranges of their numbers, in order.
+
+    Parameters
+    ----------
+    sizes
+        Atoms of each structure.
+    batch_size
+        Most structures in a group.
+    alone_above
+        Structures of more atoms have a group of their own; None: none has.
+    """
+    start = 0
+    for number, atoms in enumerate(sizes):
+        alone = alone_above is not None and atoms > alone_above
+        if start < number and (alone or number - start >= batch_size):
+            yield range(start, number)
+            start = number
+        if alone:
+            yield range(number, number + 1)
+            start = number + 1
+    if start < len(sizes):
+        yield range(start, len(sizes))
 
 
 def graph_dict(batch: Data | Batch) -> Graph:

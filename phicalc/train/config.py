@@ -173,7 +173,12 @@ class TrainConfig(Section):
         gt=0,
         description="stop sooner when this much time was spent, resumes included",
     )
-    batch_size: int = Field(default=4, ge=1, description="structures per step, over all processes")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="structures per step, over all processes; with a head that sums Coulomb, "
+        "memory grows as it and as the square of the atoms of the largest",
+    )
     valid_batch_size: int = Field(default=8, ge=1)
     validate_epochs: int = Field(default=1, ge=1, description="epochs between validations")
     gradient_clip: float | None = Field(

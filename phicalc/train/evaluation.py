@@ -14,6 +14,7 @@ from phicalc.data.read import check_labels, labels_of
 from phicalc.errors import DataError, StructureError, UnsupportedError
 from phicalc.files import prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
+from phicalc.model.config import alone_above
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import file_sha256, graphs_of, is_defined, read_without
@@ -37,6 +38,8 @@ class Evaluable:
         Where it computes.
     name
         For the report.
+    alone_above
+        Atoms above which a structure is best evaluated by itself; None: never.
     """
 
     predict: Predict
@@ -44,6 +47,7 @@ class Evaluable:
     elements: Sequence[int]
     device: torch.device
     name: str
+    alone_above: int | None = None
 
 
 def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
@@ -58,10 +62,12 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
     if _is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         module = Differentiated(checkpoint.potential).to(target).eval().requires_grad_(False)
-        cutoff, elements = checkpoint.potential.cutoff, checkpoint.elements
-        return Evaluable(module, cutoff, elements, target, path.name)
+        config = checkpoint.config
+        alone = alone_above([head.kind for head in config.heads])
+        return Evaluable(module, config.cutoff, checkpoint.elements, target, path.name, alone)
     model = load_model(path, target)
-    return Evaluable(model, model.metadata.cutoff, model.metadata.elements, target, path.name)
+    about = model.metadata
+    return Evaluable(model, about.cutoff, about.elements, target, path.name, about.alone_above)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -168,6 +174,7 @@ def evaluate_structures(
         graphs_of(frames, evaluable.cutoff, wanted),
         properties=properties,
         batch_size=batch_size,
+        alone_above=evaluable.alone_above,
         device=evaluable.device,
         keep_values=keep_values,
         advance=advance,

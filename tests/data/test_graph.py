@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from phicalc import fields
-from phicalc.data.graph import average_neighbours, collate, graph_dict, to_graph
+from phicalc.data.graph import average_neighbours, collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels
 from phicalc.errors import DataError, StructureError
 
@@ -135,6 +135,15 @@ def test_graphs_of_isolated_atoms_batch_too() -> None:
     assert graph[fields.BATCH].tolist() == [0, 1, 2]
     assert batch.num_nodes == 3
     assert batch.num_graphs == 3
+
+
+def test_large_structures_have_groups_of_their_own() -> None:
+    sizes = [3, 3, 65, 3, 64, 3, 3, 100, 200, 3]
+    groups = [list(group) for group in grouped(sizes, 3, 64)]
+    assert groups == [[0, 1], [2], [3, 4, 5], [6], [7], [8], [9]]
+    assert [len(group) for group in grouped(sizes, 4)] == [4, 4, 2]
+    assert [len(group) for group in grouped(sizes, 1, 64)] == [1] * 10
+    assert not list(grouped([], 4, 64))
 
 
 def test_average_neighbours() -> None:

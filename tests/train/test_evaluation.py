@@ -1,15 +1,25 @@
 import json
+from dataclasses import replace
 
 import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from phicalc import fields
 from phicalc.errors import DataError, ModelFileError, UnsupportedError
 from phicalc.train.config import parse_config
-from phicalc.train.evaluation import Evaluable, evaluate_file, evaluate_structures
+from phicalc.train.evaluation import (
+    Evaluable,
+    evaluate_file,
+    evaluate_structures,
+    open_evaluable,
+)
 from phicalc.train.trainer import train
+from phicalc.workflows.structures import salt_water
+
+from ..reference_models import small_potential
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +66,31 @@ def test_an_exported_model_has_the_errors_of_its_checkpoint(best, clusters, tmp_
     path = artifact.save_model(Differentiated(potential), tmp_path / "model.pt", metadata)
     found = evaluate_file(path, clusters / "valid.xyz")
     assert found.errors["forces"].rmse == pytest.approx(recorded(best)["forces"]["rmse"], rel=1e-5)
+
+
+def test_large_structures_are_evaluated_alone_where_coulomb_is_summed(tmp_path, monkeypatch):
+    from phicalc.model.checkpoint import save_checkpoint
+    from phicalc.model.derivatives import Differentiated
+
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, small_potential("float64", heads=[{"kind": "qeq"}]).potential)
+    frames = [salt_water(1, 1), salt_water(24, 1, seed=1), salt_water(24, 1, seed=2)]
+    for atoms in frames:  # 5, 68 and 68 atoms
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    sizes: list[int] = []
+    call = Differentiated.forward
+
+    def counted(self, graph):
+        sizes.append(len(graph[fields.TOTAL_CHARGE]))
+        return call(self, graph)
+
+    monkeypatch.setattr(Differentiated, "forward", counted)
+    evaluable = open_evaluable(path)
+    found = evaluate_structures(evaluable, frames)
+    jointly = evaluate_structures(replace(evaluable, alone_above=None), frames)
+    assert sizes == [1, 1, 1, 3]
+    for name, error in found.errors.items():
+        assert error.rmse == pytest.approx(jointly.errors[name].rmse, rel=1e-6)
 
 
 def test_any_function_can_be_evaluated(clusters):
