@@ -204,6 +204,28 @@ def test_another_model_or_other_data_are_not_resumed(content, quiet, argons):
         train(parse_config(other), resume=True, console=quiet)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"valid_fraction": 0.33}, {"skip_train": [0]}])
+def test_another_split_of_the_same_file_is_not_resumed(content, quiet, change):
+    content["data"] = {"train": content["data"]["train"], "valid_fraction": 0.3}
+    last = train(parse_config(content), console=quiet).last
+    other = parse_config(content | {"data": content["data"] | change})
+    assert len(load_training_data(other).valid) == 2  # as before: their number tells nothing
+    with pytest.raises(ConfigError, match=r"^data: is not that of .*seed of the split"):
+        train(other, resume=True, console=quiet)
+    saved = torch.load(last, weights_only=True)
+    for origin in saved["extra"]["provenance"]["data"].values():
+        del origin["split"]  # as it was before splits were on record
+    torch.save(saved, last)
+    trainer = Trainer(
+        parse_config(content),
+        load_training_data(parse_config(content)),
+        join_processes("cpu"),
+        quiet,
+    )
+    trainer.resume()
+    assert trainer.position.step == 6 and math.isfinite(trainer.position.best_loss)
+
+
 @pytest.mark.parametrize(
     "change", [{"loss": {"kind": "mse"}}, {"data": {"skip_valid": [0]}}, {"batch_size": 7}]
 )
