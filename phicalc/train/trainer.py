@@ -299,6 +299,7 @@ class Trainer:
         if not same_measure(checkpoint.extra["provenance"], self._provenance()):
             self.logs.line("loss or validation set have changed: the best so far no longer counts")
             self.position.best_loss = math.inf
+            self.state.schedule.forget()
 
     # --- beginnings and endings -------------------------------------------------------------------
 

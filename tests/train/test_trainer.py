@@ -230,13 +230,18 @@ def test_another_split_of_the_same_file_is_not_resumed(content, quiet, change):
     "change", [{"loss": {"kind": "mse"}}, {"data": {"skip_valid": [0]}}, {"batch_size": 7}]
 )
 def test_another_measure_starts_a_new_search_for_the_best(content, quiet, change):
+    content["schedule"] = {"kind": "plateau", "patience": 0, "warmup_steps": 0}
     first = train(parse_config(content | {"epochs": 1}), console=quiet)
     for key, value in change.items():
         content[key] = content[key] | value if isinstance(value, dict) else value
     config = parse_config(content)
     trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
     trainer.resume()
-    assert trainer.position.best_loss == (first.best_loss if "batch_size" in change else math.inf)
+    best = first.best_loss if "batch_size" in change else math.inf
+    assert (trainer.position.best_loss, trainer.state.schedule.best) == (best, best)
+    if best == math.inf:
+        trainer.state.schedule.validated(1e3 * first.best_loss)  # of the new measure: no plateau
+        assert trainer.state.schedule.cut == 1.0
 
 
 def test_skipped_frames_are_left_out_and_on_record(content, quiet):
