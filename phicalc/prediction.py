@@ -18,7 +18,12 @@ from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, resolve_device
-from phicalc.checks import check_separation, check_structure, check_total_charge
+from phicalc.checks import (
+    check_separation,
+    check_structure,
+    check_support,
+    check_total_charge,
+)
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.errors import (
@@ -28,7 +33,7 @@ from phicalc.errors import (
     StructureError,
     UnsupportedError,
 )
-from phicalc.evaluator import LARGEST_RESIDUAL, check_support
+from phicalc.evaluator import LARGEST_RESIDUAL
 from phicalc.files import prepare_folder, replacing
 
 Array = NDArray[np.float64]
@@ -197,14 +202,14 @@ def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
 
 def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) -> list[float]:
     """Total charges of the structures, all of which the model can compute."""
-    charges = []
+    charges, known = [], model.metadata
     for number, atoms in enumerate(frames):
         try:
-            elements = model.metadata.elements
-            check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, elements)
+            cell, pbc = atoms.cell.array, atoms.pbc
+            check_structure(atoms.numbers, atoms.positions, cell, pbc, known.elements)
             own = atoms.info.get("charge", charge)
             charges.append(0.0 if own is None else check_total_charge(own))
-            check_support(model.metadata, atoms, charges[-1])
+            check_support(charges[-1], pbc, known.supports_total_charge, known.supports_partial_pbc)
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from error
     return charges

@@ -304,6 +304,23 @@ def test_lines_tell_errors_in_milli_electronvolts(config):
     assert "finished at step 9" in text
 
 
+def test_a_network_that_is_not_told_the_charge_of_ions_says_so(content, tmp_path):
+    import ase.io
+
+    frames = ase.io.read(content["data"]["train"], ":")
+    for atoms in frames[:3]:
+        atoms.info["charge"] = 1
+    ase.io.write(tmp_path / "ions.xyz", frames, format="extxyz")
+    content["data"]["train"] = str(tmp_path / "ions.xyz")
+    for told in (True, False):
+        content["model"]["total_charge"] = told
+        with open(os.devnull, "w") as sink:
+            console = Console(record=True, width=200, file=sink)
+            train(parse_config(content | {"epochs": 1}), overwrite=True, console=console)
+        line = "3 training structures are charged, but the network is not told"
+        assert (line in console.export_text()) is not told
+
+
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(config):
     with open(os.devnull, "w") as sink:
         console = Console(record=True, width=200, file=sink, force_terminal=True)
