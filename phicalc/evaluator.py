@@ -19,7 +19,7 @@ from phicalc import fields
 from phicalc.allocator import keep_freed_memory
 from phicalc.artifact import LoadedModel
 from phicalc.checks import check_positions, check_separation, check_species, check_support
-from phicalc.data.neighbours import NeighbourList
+from phicalc.data.neighbours import NeighbourList, periodic_cell
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError
 
@@ -152,7 +152,7 @@ class Evaluator:
             member.cache.restart()
 
     def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
-        cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)[None]
+        cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
         return {
             **self._per_atom,
             fields.POSITIONS: torch.tensor(atoms.positions, device=self.device),

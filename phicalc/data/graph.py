@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from phicalc import fields
-from phicalc.data.neighbours import build_neighbours
+from phicalc.data.neighbours import build_neighbours, periodic_cell
 from phicalc.data.read import Labels, total_charge_of
 from phicalc.errors import DataError
 
@@ -30,9 +30,9 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
 
     Returns
     -------
-    Data with species, positions, cell (1, 3, 3), pbc (1, 3), edge_index, edge_shifts,
-    edge_vectors, total_charge (1,) and, of the labels, energy (1,), forces (N, 3),
-    stress (1, 3, 3), charges (N,), dipole (1, 3); all floats are float64.
+    Data with species, positions, cell (1, 3, 3), pbc (1, 3), edge_index, edge_vectors,
+    total_charge (1,) and, of the labels, energy (1,), forces (N, 3), stress (1, 3, 3),
+    charges (N,), dipole (1, 3); all floats are float64.
 
     Raises
     ------
@@ -44,10 +44,9 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
     tensors = {
         fields.SPECIES: torch.tensor(atoms.numbers, dtype=torch.long),
         fields.POSITIONS: _float(atoms.positions),
-        fields.CELL: _float(atoms.cell.array[None]),
+        fields.CELL: _float(periodic_cell(atoms.cell.array, atoms.pbc)[None]),
         fields.PBC: torch.tensor(atoms.pbc[None], dtype=torch.bool),
         fields.EDGE_INDEX: neighbours.edge_index,
-        fields.EDGE_SHIFTS: neighbours.edge_shifts,
         fields.EDGE_VECTORS: neighbours.edge_vectors,
         fields.TOTAL_CHARGE: _float([charge]),
     }
