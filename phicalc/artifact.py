@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from phicalc import __version__
 from phicalc.errors import ModelFileError, UnsupportedError
 from phicalc.files import write_bytes
+from phicalc.model.config import alone_above
 
 FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""
@@ -104,6 +105,11 @@ class ModelMetadata(BaseModel):
     def symbols(self) -> list[str]:
         """Chemical symbols of :attr:`elements`."""
         return [chemical_symbols[number] for number in self.elements]
+
+    @property
+    def alone_above(self) -> int | None:
+        """Atoms above which a structure is best evaluated by itself; None: never."""
+        return alone_above(self.heads)
 
 
 class LoadedModel:

@@ -131,6 +131,37 @@ def check_pbc(pbc: NDArray[np.bool_], purpose: str) -> None:
         )
 
 
+def check_support(
+    charge: float,
+    pbc: NDArray[np.bool_],
+    supports_total_charge: bool,
+    supports_partial_pbc: bool,
+) -> None:
+    """A total charge and periodic directions that a model was made for.
+
+    Parameters
+    ----------
+    charge
+        Total charge in e.
+    pbc
+        (3,) periodic directions.
+    supports_total_charge, supports_partial_pbc
+        Whether the model knows ions, and slabs and wires.
+
+    Raises
+    ------
+    UnsupportedError
+        It was not.
+    """
+    if charge != 0.0 and not supports_total_charge:
+        raise UnsupportedError(
+            f"expected total charge 0 from a model trained without it, got {charge:g}; "
+            'remove charge= or atoms.info["charge"], or use a model made for ions'
+        )
+    if not supports_partial_pbc:
+        check_pbc(pbc, "this model")
+
+
 def check_separation(distance: float, pair: tuple[int, int]) -> None:
     """The closest pair of atoms (images included) is not on one spot.
 

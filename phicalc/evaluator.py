@@ -17,11 +17,11 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.allocator import keep_freed_memory
-from phicalc.artifact import LoadedModel, ModelMetadata
-from phicalc.checks import check_pbc, check_positions, check_separation, check_species
-from phicalc.data.neighbours import NeighbourList
+from phicalc.artifact import LoadedModel
+from phicalc.checks import check_positions, check_separation, check_species, check_support
+from phicalc.data.neighbours import NeighbourList, periodic_cell
 from phicalc.electrostatics.eigenbasis import SolverCache
-from phicalc.errors import ConvergenceError, UnsupportedError
+from phicalc.errors import ConvergenceError
 
 Graph = dict[str, Tensor]
 
@@ -102,7 +102,11 @@ class Evaluator:
         """
         if self._evaluations == 0 and self.device.type == "cpu":
             keep_freed_memory()
-        self._check_support(atoms, charge)
+        for model in self.models:
+            known = model.metadata
+            check_support(
+                charge, atoms.pbc, known.supports_total_charge, known.supports_partial_pbc
+            )
         # inference mode would make tensors that no gradient can ever be taken through
         with _threads(self.threads), torch.inference_mode(False):
             self._set_species(atoms)
@@ -131,10 +135,6 @@ class Evaluator:
         for member in self._members:
             member.restart()
 
-    def _check_support(self, atoms: Atoms, charge: float) -> None:
-        for member in self._members:
-            check_support(member.model.metadata, atoms, charge)
-
     def _set_species(self, atoms: Atoms) -> None:
         """Tensors that stay the same as long as the atoms do."""
         numbers = atoms.numbers
@@ -152,7 +152,7 @@ class Evaluator:
             member.cache.restart()
 
     def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
-        cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)[None]
+        cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
         return {
             **self._per_atom,
             fields.POSITIONS: torch.tensor(atoms.positions, device=self.device),
@@ -257,23 +257,6 @@ class Evaluator:
         """Number of evaluations, and mean wall seconds of each by part."""
         count = max(1, self._evaluations)
         return self._evaluations, {name: total / count for name, total in self._seconds.items()}
-
-
-def check_support(metadata: ModelMetadata, atoms: Atoms, charge: float) -> None:
-    """A total charge (e) and periodic directions that a model was made for.
-
-    Raises
-    ------
-    UnsupportedError
-        It was not.
-    """
-    if charge != 0.0 and not metadata.supports_total_charge:
-        raise UnsupportedError(
-            f"expected total charge 0 from a model trained without it, got {charge:g}; "
-            'remove charge= or atoms.info["charge"], or use a model made for ions'
-        )
-    if not metadata.supports_partial_pbc:
-        check_pbc(atoms.pbc, "this model")
 
 
 @contextmanager

@@ -18,8 +18,13 @@ from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, resolve_device
-from phicalc.checks import check_separation, check_structure, check_total_charge
-from phicalc.data.graph import collate, graph_dict, to_graph
+from phicalc.checks import (
+    check_separation,
+    check_structure,
+    check_support,
+    check_total_charge,
+)
+from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.errors import (
     ConvergenceError,
@@ -28,7 +33,7 @@ from phicalc.errors import (
     StructureError,
     UnsupportedError,
 )
-from phicalc.evaluator import LARGEST_RESIDUAL, check_support
+from phicalc.evaluator import LARGEST_RESIDUAL
 from phicalc.files import prepare_folder, replacing
 
 Array = NDArray[np.float64]
@@ -103,7 +108,8 @@ def predict(
     charge
         Total charge in e of structures without ``info["charge"]``; None: 0.
     batch_size
-        Structures at a time.
+        Structures at a time; large ones are evaluated one by one where the model has a head that
+        is faster so.
     advance
         Called with the number of structures after each batch.
 
@@ -124,13 +130,7 @@ def predict(
     """
     model = _loaded(model, device)
     everything = list(frames)
-    charges = _checked(model, everything, charge)
-    found: list[Prediction] = []
-    for start in range(0, len(everything), max(1, batch_size)):
-        batch = everything[start : start + max(1, batch_size)]
-        found += _predict_batch(model, batch, charges, start)
-        advance(len(batch))
-    return found
+    return _predict(model, everything, _checked(model, everything, charge), batch_size, advance)
 
 
 def predict_file(
@@ -183,11 +183,9 @@ def predict_file(
 
     try:
         model = _loaded(model, device)
-        _checked(model, frames, charge)
+        charges = _checked(model, frames, charge)
         prepare_folder(path.parent)  # before the computation, after all that costs nothing
-        found = predict(
-            model, frames, device=device, charge=charge, batch_size=batch_size, advance=advance
-        )
+        found = _predict(model, frames, charges, batch_size, advance)
     except (StructureError, UnsupportedError) as error:
         raise type(error)(f"{structures}: {error}") from error
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
@@ -204,17 +202,33 @@ def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
 
 def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) -> list[float]:
     """Total charges of the structures, all of which the model can compute."""
-    charges = []
+    charges, known = [], model.metadata
     for number, atoms in enumerate(frames):
         try:
-            elements = model.metadata.elements
-            check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, elements)
+            cell, pbc = atoms.cell.array, atoms.pbc
+            check_structure(atoms.numbers, atoms.positions, cell, pbc, known.elements)
             own = atoms.info.get("charge", charge)
             charges.append(0.0 if own is None else check_total_charge(own))
-            check_support(model.metadata, atoms, charges[-1])
+            check_support(charges[-1], pbc, known.supports_total_charge, known.supports_partial_pbc)
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from error
     return charges
+
+
+def _predict(
+    model: LoadedModel,
+    frames: Sequence[Atoms],
+    charges: Sequence[float],
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> list[Prediction]:
+    """Results of structures that were checked, a batch at a time."""
+    found: list[Prediction] = []
+    for group in grouped([len(atoms) for atoms in frames], batch_size, model.metadata.alone_above):
+        batch = frames[group.start : group.stop]
+        found += _predict_batch(model, batch, charges, group.start)
+        advance(len(batch))
+    return found
 
 
 def _predict_batch(

@@ -3,9 +3,11 @@
 import copy
 import gc
 import pickle
+import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from phicalc.artifact import LoadedModel, load_model
 from phicalc.calculator import PhiCalculator
 from phicalc.errors import StructureError
 
-from .reference_models import argon_crystal, lennard_jones_model, phi_model
+from .reference_models import lennard_jones_model, phi_model
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +113,35 @@ def test_two_calculators_in_one_process(lennard_jones, model):
             assert atoms.get_potential_energy() == energy
 
 
-def test_memory_stays_flat(lennard_jones):
-    argon = argon_crystal()
-    argon.calc = PhiCalculator(lennard_jones)
-    counts = []
-    for step in range(60):
-        argon.rattle(0.001, seed=step)
-        argon.get_forces()
-        if step % 20 == 19:
-            gc.collect()
-            counts.append(len(gc.get_objects()))
-    assert abs(counts[-1] - counts[0]) < 20
+def live_storages() -> int:
+    """Number of distinct pieces of memory that tensors in Python hold."""
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
+    return len({tensor.untyped_storage().data_ptr() for tensor in tensors})
+
+
+def resident_memory() -> float:
+    """MB of the process in memory now; 0 where the system does not tell."""
+    pages = Path("/proc/self/statm")
+    if not pages.exists():
+        return 0.0
+    return int(pages.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def test_memory_stays_flat(model):
+    salt = build_bulk("NaCl", "rocksalt", a=5.6, cubic=True) * (4, 3, 3)
+    salt.calc = PhiCalculator(model, skin=0.3)
+    storages, memory = [], []
+    for step in range(80):
+        salt.rattle(0.02, seed=step)  # far enough for new lists and new bases
+        salt.get_forces()
+        if step in (19, 79):
+            storages.append(live_storages())
+            memory.append(resident_memory())
+    info = salt.calc.cache_info()
+    assert info["neighbour_rebuilds"] > 10 and info["solver_steps"] == 80
+    assert storages[1] - storages[0] <= 5  # one kept at each step would make it 60
+    assert memory[1] - memory[0] < 5  # one array of edge vectors kept at each step: 7
 
 
 # --- copies -------------------------------------------------------------------------------------

@@ -89,6 +89,15 @@ def test_partial_pbc() -> None:
         checks.check_pbc(SLAB, "stress")
 
 
+def test_what_a_model_was_made_for() -> None:
+    checks.check_support(0.0, PERIODIC, False, False)
+    checks.check_support(1.0, SLAB, True, True)
+    with pytest.raises(UnsupportedError, match=r"expected total charge 0 .* got -1; remove"):
+        checks.check_support(-1.0, MOLECULE, False, True)
+    with pytest.raises(UnsupportedError, match=r"three periodic directions for this model"):
+        checks.check_support(0.0, SLAB, True, False)
+
+
 def test_two_atoms_on_one_spot() -> None:
     checks.check_separation(0.5, (0, 1))
     checks.check_separation(float("inf"), (-1, -1))

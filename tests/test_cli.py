@@ -215,6 +215,13 @@ def test_mistakes_are_told_in_one_line(tmp_path, checkpoint, data):
     assert_one_line(run("export", data, "-o", tmp_path / "m.pt", status=2), "checkpoint")
     assert_one_line(run("eval", checkpoint, missing, status=2), "missing.pt")
     assert_one_line(run("eval", checkpoint, data, status=2), "got Ar")
+    ions, neutral = ase.io.read(data, ":"), tmp_path / "neutral.pt"
+    ions[2].info["charge"] = 1
+    ase.io.write(tmp_path / "ions.extxyz", ions)
+    changes = {"elements": [18], "supports_total_charge": False}
+    save_model(small_potential(), neutral, small_metadata(**changes))
+    told = run("eval", neutral, tmp_path / "ions.extxyz", status=2)
+    assert_one_line(told, "frame 2: expected total charge 0")
     assert_one_line(run("train", missing, status=2), "missing.pt")
     config = write_config(tmp_path, data, epoch=3)
     assert_one_line(run("train", config, status=2), "epoch: unknown key")

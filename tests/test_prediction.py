@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 import phicalc
 from phicalc import PhiCalculator
-from phicalc.artifact import load_model, save_model
+from phicalc.artifact import LoadedModel, load_model, model_bytes, save_model
 from phicalc.cli import app
+from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import DataError, OutputError, StructureError, UnsupportedError
 from phicalc.prediction import predict, predict_file
 from phicalc.workflows.structures import salt_water, water_box
@@ -64,6 +65,33 @@ def test_a_batch_gives_the_calculators_numbers(model, frames, batch_size):
         for name, value in expected.items():
             np.testing.assert_allclose(results[name], value, atol=tolerance, err_msg=name)
         assert atoms.calc is None
+
+
+@pytest.mark.parametrize("head", ["qeq", "phi-coulomb", "local"])
+def test_large_structures_are_predicted_alone_where_coulomb_is_summed(head, monkeypatch):
+    network = small_potential("float64", heads=[{"kind": head}])
+    metadata = small_metadata("float64", heads=[head], supports_total_charge=False)
+    model = load_model(model_bytes(network, metadata))
+    large = [salt_water(24, 1, seed=seed) for seed in (1, 2)]  # 68 atoms
+    frames = [molecule("H2O"), molecule("NaCl"), *large, water_box(2)]
+    sizes: list[int] = []
+    call = LoadedModel.__call__
+
+    def counted(self, graph):
+        sizes.append(len(graph["total_charge"]))
+        return call(self, graph)
+
+    monkeypatch.setattr(LoadedModel, "__call__", counted)
+    found = predict(model, frames)
+    assert sizes == [2, 1, 1, 1]
+    jointly = network(graph_dict(collate([to_graph(atoms, 4.0) for atoms in frames])))
+    first = 0
+    for number, (atoms, prediction) in enumerate(zip(frames, found, strict=True)):
+        rows = slice(first, first := first + len(atoms))
+        energy = jointly["energy"][number].item()
+        assert prediction.energy == pytest.approx(energy, abs=1e-7 * len(atoms))
+        np.testing.assert_allclose(prediction.forces, jointly["forces"][rows], atol=1e-5)
+        np.testing.assert_allclose(prediction.charges, jointly["charges"][rows], atol=1e-5)
 
 
 def test_the_file_is_read_back_as_results(model, frames, tmp_path):

@@ -1,6 +1,6 @@
 """Structures as graphs: the tensors of `phicalc.fields`, alone or batched."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from phicalc import fields
-from phicalc.data.neighbours import build_neighbours
+from phicalc.data.neighbours import build_neighbours, periodic_cell
 from phicalc.data.read import Labels, total_charge_of
 from phicalc.errors import DataError
 
@@ -30,9 +30,9 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
 
     Returns
     -------
-    Data with species, positions, cell (1, 3, 3), pbc (1, 3), edge_index, edge_shifts,
-    edge_vectors, total_charge (1,) and, of the labels, energy (1,), forces (N, 3),
-    stress (1, 3, 3), charges (N,), dipole (1, 3); all floats are float64.
+    Data with species, positions, cell (1, 3, 3), pbc (1, 3), edge_index, edge_vectors,
+    total_charge (1,) and, of the labels, energy (1,), forces (N, 3), stress (1, 3, 3),
+    charges (N,), dipole (1, 3); all floats are float64.
 
     Raises
     ------
@@ -44,10 +44,9 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
     tensors = {
         fields.SPECIES: torch.tensor(atoms.numbers, dtype=torch.long),
         fields.POSITIONS: _float(atoms.positions),
-        fields.CELL: _float(atoms.cell.array[None]),
+        fields.CELL: _float(periodic_cell(atoms.cell.array, atoms.pbc)[None]),
         fields.PBC: torch.tensor(atoms.pbc[None], dtype=torch.bool),
         fields.EDGE_INDEX: neighbours.edge_index,
-        fields.EDGE_SHIFTS: neighbours.edge_shifts,
         fields.EDGE_VECTORS: neighbours.edge_vectors,
         fields.TOTAL_CHARGE: _float([charge]),
     }
@@ -75,6 +74,33 @@ def collate(graphs: Sequence[Data]) -> Batch:
                 f"in only one of graphs 0 and {number}; leave it out with Labels.only"
             )
     return Batch.from_data_list(list(graphs))
+
+
+def grouped(
+    sizes: Sequence[int], batch_size: int, alone_above: int | None = None
+) -> Iterator[range]:
+    """Consecutive structures to be evaluated together, as ranges of their numbers, in order.
+
+    Parameters
+    ----------
+    sizes
+        Atoms of each structure.
+    batch_size
+        Most structures in a group.
+    alone_above
+        Structures of more atoms have a group of their own; None: none has.
+    """
+    start = 0
+    for number, atoms in enumerate(sizes):
+        alone = alone_above is not None and atoms > alone_above
+        if start < number and (alone or number - start >= batch_size):
+            yield range(start, number)
+            start = number
+        if alone:
+            yield range(number, number + 1)
+            start = number + 1
+    if start < len(sizes):
+        yield range(start, len(sizes))
 
 
 def graph_dict(batch: Data | Batch) -> Graph:

@@ -252,6 +252,11 @@ class _Candidates:
         )
 
 
+def periodic_cell(cell: Array, pbc: BoolArray) -> Array:
+    """Cell vectors (3, 3) in Å, zero along directions that are not periodic."""
+    return np.where(pbc[:, None], cell, 0.0)
+
+
 def periodic_frame(cell: Array, pbc: BoolArray) -> Array:
     """Cell vectors, with unit normals in place of the non-periodic ones.
 

@@ -1,8 +1,11 @@
 """What a model is made of, as a validated configuration."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
 
 
 class StrictModel(BaseModel):
@@ -128,11 +131,26 @@ HeadConfig = Annotated[
     Field(discriminator="kind"),
 ]
 WITHOUT_COULOMB = (PhiConfig, PhiSpectralConfig, PooledConfig)
+DENSE_IN_BATCHES = ("qeq", "phi-coulomb", "local")
 
 
 def sums_coulomb(head: HeadConfig) -> bool:
     """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
     return not isinstance(head, WITHOUT_COULOMB) and getattr(head, "coulomb", True)
+
+
+def alone_above(heads: Collection[str]) -> int | None:
+    """Atoms above which a structure is best evaluated by itself; None: never.
+
+    Heads with a matrix of all pairs of atoms do without it for one large structure, but not for
+    a batch of them, which takes time and memory of the square of the largest.
+
+    Parameters
+    ----------
+    heads
+        Their kinds.
+    """
+    return DENSE_LIMIT if any(kind in heads for kind in DENSE_IN_BATCHES) else None
 
 
 class ModelConfig(StrictModel):

@@ -43,7 +43,7 @@ def strained(
 
 
 class Differentiated(nn.Module):
-    """A potential with its forces, virial, stress and, for molecules, dipole.
+    """A potential with its forces, stress and, for molecules, dipole.
 
     In training mode gradients keep their graph, so that a loss on forces can be differentiated.
     """
@@ -57,7 +57,7 @@ class Differentiated(nn.Module):
         self.register_buffer("masses", masses, persistent=False)
 
     def forward(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """Everything of ``Potential.forward`` plus FORCES, VIRIAL, STRESS and DIPOLE.
+        """Everything of ``Potential.forward`` plus FORCES, STRESS and DIPOLE.
 
         STRESS is zero for structures that are not periodic in all three directions; DIPOLE,
         about the centre of mass, appears with charges and is zero for periodic structures.
@@ -85,7 +85,6 @@ class Differentiated(nn.Module):
             forces = forces - gradients[1]
             virial = virial + 0.5 * (gradients[2] + gradients[2].transpose(1, 2))
         output[fields.FORCES] = forces
-        output[fields.VIRIAL] = virial
         output[fields.STRESS] = self.stress(virial, graph)
         if fields.CHARGES in output:
             output[fields.DIPOLE] = self.dipole(output[fields.CHARGES], graph)

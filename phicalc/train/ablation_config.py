@@ -6,7 +6,6 @@ from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
-from typing_extensions import Self
 
 from phicalc.errors import ConfigError
 from phicalc.train.config import Section, TrainConfig, parse_config
@@ -33,7 +32,7 @@ class AblationConfig(Section):
         return seeds
 
     @model_validator(mode="after")
-    def _folders_differ(self) -> Self:
+    def _folders_differ(self) -> "AblationConfig":
         folders: dict[str, str] = {}
         for name in self.rows:
             folder = folder_name(name)

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
-from typing_extensions import Self
 
 from phicalc import fields
 from phicalc.errors import ConfigError
@@ -52,7 +51,7 @@ class DataConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_source_of_validation(self) -> Self:
+    def _one_source_of_validation(self) -> "DataConfig":
         if (self.valid is None) == (self.valid_fraction is None):
             raise ValueError("expected exactly one of valid and valid_fraction")
         if self.skip_valid and self.valid is None:
@@ -74,7 +73,7 @@ class LossWeights(Section):
     dipole: float = Field(default=0.0, ge=0, description="of the dipole components")
 
     @model_validator(mode="after")
-    def _something_to_learn(self) -> Self:
+    def _something_to_learn(self) -> "LossWeights":
         if not any(getattr(self, name) > 0 for name in PROPERTIES):
             raise ValueError("expected at least one weight above zero")
         return self
@@ -173,7 +172,12 @@ class TrainConfig(Section):
         gt=0,
         description="stop sooner when this much time was spent, resumes included",
     )
-    batch_size: int = Field(default=4, ge=1, description="structures per step, over all processes")
+    batch_size: int = Field(
+        default=4,
+        ge=1,
+        description="structures per step, over all processes; with a head that sums Coulomb, "
+        "memory grows as it and as the square of the atoms of the largest",
+    )
     valid_batch_size: int = Field(default=8, ge=1)
     validate_epochs: int = Field(default=1, ge=1, description="epochs between validations")
     gradient_clip: float | None = Field(
@@ -189,7 +193,7 @@ class TrainConfig(Section):
     tensorboard: bool = True
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _one_length(self) -> "TrainConfig":
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("expected exactly one of epochs and max_steps")
         return self

@@ -38,7 +38,8 @@ class TrainingData:
     average_neighbours
         Mean number of neighbours within the cutoff.
     provenance
-        Name, sha256 and number of structures of either set.
+        Name, sha256 and number of structures of either set; also the frames that were skipped,
+        and share and seed of the split where there was one.
     """
 
     train: list[Data]
@@ -172,7 +173,7 @@ def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str
     frames = read_labelled(data.train, properties, data.skip_train, data.partial)
     if data.valid is not None:
         train, valid = frames, read_labelled(data.valid, properties, data.skip_valid)
-        origin = _origin(data.valid, valid, data.skip_valid)
+        origin, parted = _origin(data.valid, valid, data.skip_valid), {}
     else:
         assert data.valid_fraction is not None
         held_out = max(1, round(data.valid_fraction * len(frames)))
@@ -180,8 +181,10 @@ def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str
             raise DataError(f"{data.train}: {len(frames)} structures are too few to split")
         chosen, rest = split(len(frames), [held_out, len(frames) - held_out], data.seed)
         valid, train = [frames[i] for i in chosen], [frames[i] for i in rest]
-        origin = _origin(data.train, valid, data.skip_train)
-    return train, valid, {"train": _origin(data.train, train, data.skip_train), "valid": origin}
+        parted = {"split": {"valid_fraction": data.valid_fraction, "seed": data.seed}}
+        origin = _origin(data.train, valid, data.skip_train) | parted
+    of_training = _origin(data.train, train, data.skip_train) | parted
+    return train, valid, {"train": of_training, "valid": origin}
 
 
 def _origin(path: Path, frames: Sequence[Atoms], skipped: Sequence[int]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ import torch
 from ase import Atoms
 
 from phicalc.artifact import load_model, resolve_device
-from phicalc.checks import check_structure
-from phicalc.data.read import check_labels, labels_of
+from phicalc.checks import check_structure, check_support
+from phicalc.data.read import check_labels, labels_of, total_charge_of
 from phicalc.errors import DataError, StructureError, UnsupportedError
 from phicalc.files import prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
+from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import file_sha256, graphs_of, is_defined, read_without
@@ -37,6 +38,10 @@ class Evaluable:
         Where it computes.
     name
         For the report.
+    alone_above
+        Atoms above which a structure is best evaluated by itself; None: never.
+    supports_total_charge, supports_partial_pbc
+        Whether it may be given ions, and slabs and wires.
     """
 
     predict: Predict
@@ -44,10 +49,15 @@ class Evaluable:
     elements: Sequence[int]
     device: torch.device
     name: str
+    alone_above: int | None = None
+    supports_total_charge: bool = True
+    supports_partial_pbc: bool = True
 
 
 def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
     """Open an exported model file or a training checkpoint.
+
+    A checkpoint is given the ions that it may have been trained on, told of their charge or not.
 
     Raises
     ------
@@ -58,10 +68,28 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
     if _is_checkpoint(path):
         checkpoint = load_checkpoint(path)
         module = Differentiated(checkpoint.potential).to(target).eval().requires_grad_(False)
-        cutoff, elements = checkpoint.potential.cutoff, checkpoint.elements
-        return Evaluable(module, cutoff, elements, target, path.name)
+        config = checkpoint.config
+        return Evaluable(
+            module,
+            config.cutoff,
+            checkpoint.elements,
+            target,
+            path.name,
+            alone_above([head.kind for head in config.heads]),
+            supports_partial_pbc=not any(map(sums_coulomb, config.heads)),
+        )
     model = load_model(path, target)
-    return Evaluable(model, model.metadata.cutoff, model.metadata.elements, target, path.name)
+    about = model.metadata
+    return Evaluable(
+        model,
+        about.cutoff,
+        about.elements,
+        target,
+        path.name,
+        about.alone_above,
+        about.supports_total_charge,
+        about.supports_partial_pbc,
+    )
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -162,12 +190,13 @@ def evaluate_structures(
     if not wanted:
         raise DataError("no label is present in every frame, so nothing can be compared")
     check_labels(frames, set(wanted))
-    _check_structures(frames, evaluable.elements)
+    _check_structures(frames, evaluable)
     return evaluate(
         evaluable.predict,
         graphs_of(frames, evaluable.cutoff, wanted),
         properties=properties,
         batch_size=batch_size,
+        alone_above=evaluable.alone_above,
         device=evaluable.device,
         keep_values=keep_values,
         advance=advance,
@@ -184,9 +213,12 @@ def shared_labels(frames: Sequence[Atoms]) -> tuple[Property, ...]:
     )
 
 
-def _check_structures(frames: Sequence[Atoms], elements: Sequence[int]) -> None:
+def _check_structures(frames: Sequence[Atoms], model: Evaluable) -> None:
     for number, atoms in enumerate(frames):
         try:
-            check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, elements)
+            cell, pbc = atoms.cell.array, atoms.pbc
+            check_structure(atoms.numbers, atoms.positions, cell, pbc, model.elements)
+            charge = total_charge_of(atoms)
+            check_support(charge, pbc, model.supports_total_charge, model.supports_partial_pbc)
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from None

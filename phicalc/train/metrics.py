@@ -11,7 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
-from phicalc.data.graph import collate, graph_dict
+from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
@@ -136,11 +136,18 @@ def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
 
 
 def batches(
-    graphs: Sequence[Data], batch_size: int, device: torch.device | str
+    graphs: Sequence[Data],
+    batch_size: int,
+    device: torch.device | str,
+    alone_above: int | None = None,
 ) -> Iterator[tuple[Graph, int]]:
-    """Consecutive batches as dictionaries on ``device``, each with its number of structures."""
-    for start in range(0, len(graphs), batch_size):
-        part = list(graphs[start : start + batch_size])
+    """Consecutive batches as dictionaries on ``device``, each with its number of structures.
+
+    Structures of more than ``alone_above`` atoms are batches of their own.
+    """
+    sizes = [int(graph.num_nodes or 0) for graph in graphs]
+    for group in grouped(sizes, batch_size, alone_above):
+        part = [graphs[number] for number in group]
         yield graph_dict(collate(part).to(device)), len(part)
 
 
@@ -150,6 +157,7 @@ def evaluate(
     *,
     properties: Iterable[Property] | None = None,
     batch_size: int = 8,
+    alone_above: int | None = None,
     device: torch.device | str = "cpu",
     keep_values: bool = False,
     advance: Callable[[int], None] = lambda structures: None,
@@ -164,6 +172,10 @@ def evaluate(
         Labelled structures; all must bear the labels of ``properties``.
     properties
         What to compare; by default all that are labelled and that the model predicts.
+    batch_size
+        Structures at a time.
+    alone_above
+        Atoms above which a structure is evaluated by itself; None: never.
     keep_values
         Also return all reference and predicted values, for parity plots.
     advance
@@ -173,7 +185,7 @@ def evaluate(
     sums = ErrorSums(torch.device(device))
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     by_structure: list[float] = []
-    for graph, structures in batches(graphs, batch_size, device):
+    for graph, structures in batches(graphs, batch_size, device, alone_above):
         prediction = {name: value.detach() for name, value in predict(graph).items()}
         if properties is None:
             wanted = tuple(name for name in wanted if name in prediction)

@@ -64,7 +64,11 @@ class Objective:
         return self.processes.sum_gradients(self.model, loss)
 
     def evaluate(self, graphs: Sequence[Data], batch_size: int) -> tuple[float, Evaluation]:
-        """Loss and errors on a set of structures, the same in every process."""
+        """Loss and errors on a set of structures, the same in every process.
+
+        Large structures share batches, unlike in ``phicalc eval``: direct solves, as in training,
+        cannot fail to converge and end a run.
+        """
         device = self.processes.device
         own = [graphs[i] for i in self.processes.share(range(len(graphs)))]
         errors = ErrorSums(device)

@@ -51,6 +51,10 @@ class Schedule:
         if self.stale > self.config.patience:
             self.cut, self.stale = self.cut * self.config.factor, 0
 
+    def forget(self) -> None:
+        """Losses are measured anew: the next is the best so far; cuts that were made stay."""
+        self.best, self.stale = math.inf, 0
+
     @property
     def exhausted(self) -> bool:
         """True once a plateau schedule has been cut below its final fraction."""

@@ -90,14 +90,22 @@ def load_resumable(path: Path, model: ModelConfig, data: dict[str, Any]) -> Chec
         raise ConfigError(f"{path}: holds no state of a run that this version can resume")
     if checkpoint.config != model:
         raise ConfigError(f"model: is not the model of {path}; resume with the same, or start anew")
-    if checkpoint.extra["provenance"]["data"]["train"] != data["train"]:
-        raise ConfigError(f"data: is not that of {path}; resume with the same, or start anew")
+    if not same_origin(checkpoint.extra["provenance"]["data"]["train"], data["train"]):
+        raise ConfigError(
+            f"data: is not that of {path} (file, skipped frames, valid_fraction and seed of the "
+            "split); resume with the same, or start anew"
+        )
     return checkpoint
+
+
+def same_origin(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two sets of structures are the same; old checkpoints do not tell how they split."""
+    return before == {key: now[key] for key in now if key != "split" or "split" in before}
 
 
 def same_measure(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two provenances measure validation loss alike: same loss, same structures."""
     return bool(
-        before["data"]["valid"] == now["data"]["valid"]
+        same_origin(before["data"]["valid"], now["data"]["valid"])
         and before["config"]["loss"] == now["config"]["loss"]
     )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from phicalc import fields
 from phicalc.allocator import keep_freed_memory
 from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.model.checkpoint import save_checkpoint
@@ -299,6 +300,7 @@ class Trainer:
         if not same_measure(checkpoint.extra["provenance"], self._provenance()):
             self.logs.line("loss or validation set have changed: the best so far no longer counts")
             self.position.best_loss = math.inf
+            self.state.schedule.forget()
 
     # --- beginnings and endings -------------------------------------------------------------------
 
@@ -333,6 +335,12 @@ class Trainer:
             self.logs.line(
                 f"reference energies leave {1e3 * reference.residual_rms:.3g} meV/atom RMS; "
                 f"forces have {1e3 * data.energy_scale:.4g} meV/Å RMS"
+            )
+        ions = sum(bool(graph[fields.TOTAL_CHARGE].any()) for graph in data.train)
+        if ions > 0 and not self.config.model.total_charge:
+            self.logs.line(
+                f"{ions} training structures are charged, but the network is not told "
+                "(model.total_charge: false); the exported model will refuse such structures"
             )
         if self.position.step > 0:
             self.logs.line(f"resumed at step {self.position.step}, epoch {self.position.epoch}")

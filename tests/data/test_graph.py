@@ -7,7 +7,8 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from phicalc import fields
-from phicalc.data.graph import average_neighbours, collate, graph_dict, to_graph
+from phicalc.data.graph import average_neighbours, collate, graph_dict, grouped, to_graph
+from phicalc.data.neighbours import build_neighbours
 from phicalc.data.read import Labels
 from phicalc.errors import DataError, StructureError
 
@@ -18,7 +19,6 @@ INPUTS = {
     fields.CELL: ("B", 3, 3),
     fields.PBC: ("B", 3),
     fields.EDGE_INDEX: (2, "E"),
-    fields.EDGE_SHIFTS: ("E", 3),
     fields.EDGE_VECTORS: ("E", 3),
     fields.BATCH: ("N",),
     fields.TOTAL_CHARGE: ("B",),
@@ -85,7 +85,7 @@ def test_a_batch_is_block_diagonal_and_takes_nothing_from_its_neighbours() -> No
         for name in INPUTS | LABELS:
             if name == fields.EDGE_INDEX:
                 assert torch.equal(batch[name][:, edges] - first, alone[name])
-            elif name in (fields.EDGE_SHIFTS, fields.EDGE_VECTORS):
+            elif name == fields.EDGE_VECTORS:
                 assert torch.equal(batch[name][edges], alone[name])
             elif name in (fields.SPECIES, fields.POSITIONS, fields.FORCES, fields.CHARGES):
                 assert torch.equal(batch[name][atoms], alone[name])
@@ -95,13 +95,22 @@ def test_a_batch_is_block_diagonal_and_takes_nothing_from_its_neighbours() -> No
 
 
 def test_vectors_are_what_fields_says() -> None:
-    graph = graph_dict(collate([to_graph(atoms, CUTOFF) for atoms in structures()]))
+    frames = structures()
+    graph = graph_dict(collate([to_graph(atoms, CUTOFF) for atoms in frames]))
     sender, receiver = graph[fields.EDGE_INDEX]
     cells = graph[fields.CELL][graph[fields.BATCH][receiver]]
-    positions, shifts = graph[fields.POSITIONS], graph[fields.EDGE_SHIFTS]
+    found = [build_neighbours(a.positions, a.cell.array, a.pbc, CUTOFF) for a in frames]
+    positions, shifts = graph[fields.POSITIONS], torch.cat([n.edge_shifts for n in found])
     vectors = positions[sender] + torch.einsum("ek,ekx->ex", shifts, cells) - positions[receiver]
     torch.testing.assert_close(graph[fields.EDGE_VECTORS], vectors, rtol=0, atol=1e-13)
     assert (vectors.norm(dim=1) < CUTOFF).all()
+
+
+def test_the_cell_is_zero_where_not_periodic() -> None:
+    atoms = structures()[0]
+    atoms.pbc = (True, False, True)
+    expected = atoms.cell.array * [[1.0], [0.0], [1.0]]
+    np.testing.assert_array_equal(to_graph(atoms, CUTOFF)[fields.CELL][0].numpy(), expected)
 
 
 def test_without_labels_only_inputs() -> None:
@@ -135,6 +144,15 @@ def test_graphs_of_isolated_atoms_batch_too() -> None:
     assert graph[fields.BATCH].tolist() == [0, 1, 2]
     assert batch.num_nodes == 3
     assert batch.num_graphs == 3
+
+
+def test_large_structures_have_groups_of_their_own() -> None:
+    sizes = [3, 3, 65, 3, 64, 3, 3, 100, 200, 3]
+    groups = [list(group) for group in grouped(sizes, 3, 64)]
+    assert groups == [[0, 1], [2], [3, 4, 5], [6], [7], [8], [9]]
+    assert [len(group) for group in grouped(sizes, 4)] == [4, 4, 2]
+    assert [len(group) for group in grouped(sizes, 1, 64)] == [1] * 10
+    assert not list(grouped([], 4, 64))
 
 
 def test_average_neighbours() -> None:

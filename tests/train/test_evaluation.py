@@ -1,15 +1,28 @@
 import json
+from dataclasses import replace
 
 import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from phicalc import fields
+from phicalc.artifact import save_model
 from phicalc.errors import DataError, ModelFileError, UnsupportedError
+from phicalc.model.checkpoint import save_checkpoint
 from phicalc.train.config import parse_config
-from phicalc.train.evaluation import Evaluable, evaluate_file, evaluate_structures
+from phicalc.train.evaluation import (
+    Evaluable,
+    evaluate_file,
+    evaluate_structures,
+    open_evaluable,
+)
 from phicalc.train.trainer import train
+from phicalc.workflows.structures import salt_water
+
+from ..reference_models import small_metadata, small_potential
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +71,30 @@ def test_an_exported_model_has_the_errors_of_its_checkpoint(best, clusters, tmp_
     assert found.errors["forces"].rmse == pytest.approx(recorded(best)["forces"]["rmse"], rel=1e-5)
 
 
+def test_large_structures_are_evaluated_alone_where_coulomb_is_summed(tmp_path, monkeypatch):
+    from phicalc.model.derivatives import Differentiated
+
+    path = tmp_path / "best.pt"
+    save_checkpoint(path, small_potential("float64", heads=[{"kind": "qeq"}]).potential)
+    frames = [salt_water(1, 1), salt_water(24, 1, seed=1), salt_water(24, 1, seed=2)]
+    for atoms in frames:  # 5, 68 and 68 atoms
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    sizes: list[int] = []
+    call = Differentiated.forward
+
+    def counted(self, graph):
+        sizes.append(len(graph[fields.TOTAL_CHARGE]))
+        return call(self, graph)
+
+    monkeypatch.setattr(Differentiated, "forward", counted)
+    evaluable = open_evaluable(path)
+    found = evaluate_structures(evaluable, frames)
+    jointly = evaluate_structures(replace(evaluable, alone_above=None), frames)
+    assert sizes == [1, 1, 1, 3]
+    for name, error in found.errors.items():
+        assert error.rmse == pytest.approx(jointly.errors[name].rmse, rel=1e-6)
+
+
 def test_any_function_can_be_evaluated(clusters):
     def nothing(graph):
         return {fields.FORCES: torch.zeros_like(graph[fields.POSITIONS])}
@@ -95,6 +132,36 @@ def test_structures_without_labels_are_refused(best, tmp_path):
 def test_an_unknown_element_is_named_with_its_frame(best, argons):
     with pytest.raises(UnsupportedError, match=r"frame 0: .*Cu, Au.*got Ar"):
         evaluate_file(best, argons)
+
+
+@pytest.fixture
+def neutral(tmp_path):
+    """A checkpoint with Coulomb sums that is not told the total charge, and its model file."""
+    checkpoint, model = tmp_path / "best.pt", tmp_path / "model.pt"
+    network = small_potential(heads=[{"kind": "qeq"}], total_charge=False)
+    save_checkpoint(checkpoint, network.potential)
+    limits = {"supports_total_charge": False, "supports_partial_pbc": False}
+    return checkpoint, save_model(network, model, small_metadata(heads=["qeq"], **limits))
+
+
+def labelled(atoms):
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    return atoms
+
+
+def test_a_model_file_is_not_evaluated_on_what_it_refuses(neutral):
+    checkpoint, model = neutral
+    water, ion, slab = (molecule("H2O", vacuum=2.0) for _ in range(3))
+    ion.info["charge"] = 1.0
+    slab.pbc = (True, True, False)
+    frames = [labelled(atoms) for atoms in (water, ion, slab)]
+    with pytest.raises(UnsupportedError, match=r"^frame 1: expected total charge 0 .* got 1;"):
+        evaluate_structures(model, frames)
+    for source in neutral:
+        with pytest.raises(UnsupportedError, match=r"^frame 1: .* three periodic directions"):
+            evaluate_structures(source, [water, slab])
+    # trained on ions without being told their charge, a network can be compared on them too
+    assert evaluate_structures(checkpoint, frames[:2]).structures == 2
 
 
 def test_a_file_that_is_no_model_is_refused(clusters):

@@ -54,6 +54,18 @@ def test_plateau_is_exhausted_below_its_final_fraction():
     assert schedule.exhausted
 
 
+def test_another_measure_starts_plateaus_anew_and_leaves_the_rate():
+    schedule = plateau()
+    for loss in (1.0, 1.0, 1.0, 1.0, 1.0, 1.0):  # one cut, two stale
+        schedule.validated(loss)
+    schedule.forget()
+    for loss in (50.0, 60.0, 60.0):
+        schedule.validated(loss)
+    assert schedule.fraction(50) == 0.5
+    schedule.validated(60.0)
+    assert schedule.fraction(50) == 0.25
+
+
 def test_plateau_goes_on_where_it_was():
     first, second = plateau(), plateau()
     losses = [1.0, 1.0, 1.0, 1.0, 0.5, 0.6]

@@ -204,17 +204,44 @@ def test_another_model_or_other_data_are_not_resumed(content, quiet, argons):
         train(parse_config(other), resume=True, console=quiet)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"valid_fraction": 0.33}, {"skip_train": [0]}])
+def test_another_split_of_the_same_file_is_not_resumed(content, quiet, change):
+    content["data"] = {"train": content["data"]["train"], "valid_fraction": 0.3}
+    last = train(parse_config(content), console=quiet).last
+    other = parse_config(content | {"data": content["data"] | change})
+    assert len(load_training_data(other).valid) == 2  # as before: their number tells nothing
+    with pytest.raises(ConfigError, match=r"^data: is not that of .*seed of the split"):
+        train(other, resume=True, console=quiet)
+    saved = torch.load(last, weights_only=True)
+    for origin in saved["extra"]["provenance"]["data"].values():
+        del origin["split"]  # as it was before splits were on record
+    torch.save(saved, last)
+    trainer = Trainer(
+        parse_config(content),
+        load_training_data(parse_config(content)),
+        join_processes("cpu"),
+        quiet,
+    )
+    trainer.resume()
+    assert trainer.position.step == 6 and math.isfinite(trainer.position.best_loss)
+
+
 @pytest.mark.parametrize(
     "change", [{"loss": {"kind": "mse"}}, {"data": {"skip_valid": [0]}}, {"batch_size": 7}]
 )
 def test_another_measure_starts_a_new_search_for_the_best(content, quiet, change):
+    content["schedule"] = {"kind": "plateau", "patience": 0, "warmup_steps": 0}
     first = train(parse_config(content | {"epochs": 1}), console=quiet)
     for key, value in change.items():
         content[key] = content[key] | value if isinstance(value, dict) else value
     config = parse_config(content)
     trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
     trainer.resume()
-    assert trainer.position.best_loss == (first.best_loss if "batch_size" in change else math.inf)
+    best = first.best_loss if "batch_size" in change else math.inf
+    assert (trainer.position.best_loss, trainer.state.schedule.best) == (best, best)
+    if best == math.inf:
+        trainer.state.schedule.validated(1e3 * first.best_loss)  # of the new measure: no plateau
+        assert trainer.state.schedule.cut == 1.0
 
 
 def test_skipped_frames_are_left_out_and_on_record(content, quiet):
@@ -275,6 +302,23 @@ def test_lines_tell_errors_in_milli_electronvolts(config):
     assert "7 training and 3 validation structures, 9 steps of 3" in text
     assert "meV/atom, forces RMSE" in text
     assert "finished at step 9" in text
+
+
+def test_a_network_that_is_not_told_the_charge_of_ions_says_so(content, tmp_path):
+    import ase.io
+
+    frames = ase.io.read(content["data"]["train"], ":")
+    for atoms in frames[:3]:
+        atoms.info["charge"] = 1
+    ase.io.write(tmp_path / "ions.xyz", frames, format="extxyz")
+    content["data"]["train"] = str(tmp_path / "ions.xyz")
+    for told in (True, False):
+        content["model"]["total_charge"] = told
+        with open(os.devnull, "w") as sink:
+            console = Console(record=True, width=200, file=sink)
+            train(parse_config(content | {"epochs": 1}), overwrite=True, console=console)
+        line = "3 training structures are charged, but the network is not told"
+        assert (line in console.export_text()) is not told
 
 
 def test_a_terminal_gets_a_progress_bar_with_the_time_left(config):
