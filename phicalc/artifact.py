@@ -13,6 +13,7 @@ import copy
 import hashlib
 import io
 import json
+import re
 import warnings
 import zipfile
 import zlib
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from phicalc import __version__
-from phicalc.errors import ModelFileError, UnsupportedError
+from phicalc.errors import ModelFileError, PhicalcError, UnsupportedError
 from phicalc.files import write_bytes
 
 FORMAT_VERSION: Final = 1
@@ -111,6 +112,8 @@ class LoadedModel:
 
     Evaluations use TorchScript's plain executor, whose result is bitwise the same from the first
     call on (the profiling executor rewrites the graph after two calls, and rounds differently).
+    An error of phicalc that the model's own code raises (a slab that it cannot sum over, charges
+    that do not converge) comes out as that error, as it would from the network.
 
     Attributes
     ----------
@@ -352,10 +355,28 @@ def _take_sparse_notices() -> None:
 
 @contextmanager
 def _evaluation() -> Iterator[None]:
-    """Gradients on whatever the caller's mode is, and the executor that does not rewrite."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-    ):
-        yield
+    """Gradients on whatever the caller's mode is, the executor that does not rewrite, our errors.
+
+    TorchScript turns an error that is raised inside into a torch.jit.Error, whose message is its
+    traceback; our callers are promised errors of phicalc.
+    """
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+        ):
+            yield
+    except torch.jit.Error as error:  # type: ignore[attr-defined]
+        found = _RAISED.search(str(error))
+        if found is None:
+            raise
+        name, message = found.groups()
+        # a class that only a newer phicalc knows is an error of phicalc all the same
+        raise _ERRORS.get(name, PhicalcError)(message.strip()) from None
+
+
+_RAISED = re.compile(r"^phicalc\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
+"""Where TorchScript's traceback of a phicalc error ends: its class and its message."""
+
+_ERRORS = {kind.__name__: kind for kind in PhicalcError.__subclasses__()}

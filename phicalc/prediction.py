@@ -113,7 +113,7 @@ def predict(
         A structure is unsound or not one for this model; the message names the frame, from 0.
         Unknown elements are found before anything is computed.
     ConvergenceError
-        An electrostatic solve did not converge.
+        An electrostatic solve did not converge; the message names the frames of the batch.
     ModelFileError
         The model cannot be loaded.
 
@@ -188,7 +188,7 @@ def predict_file(
         found = predict(
             model, frames, device=device, charge=charge, batch_size=batch_size, advance=advance
         )
-    except (StructureError, UnsupportedError) as error:
+    except (StructureError, UnsupportedError, ConvergenceError) as error:
         raise type(error)(f"{structures}: {error}") from error
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
         write_extxyz(file, [p.attached_to(a) for p, a in zip(found, frames, strict=True)])
@@ -227,13 +227,16 @@ def _predict_batch(
             for number, atoms in enumerate(frames, start=start)
         ]
         graph = graph_dict(collate(graphs).to(model.device))
-        output = {name: value.cpu() for name, value in model(graph).items()}
+        shown = f"frames {start} to {start + len(frames) - 1}"
+        try:
+            output = {name: value.cpu() for name, value in model(graph).items()}
+        except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
+            raise type(error)(f"{shown}: {error}") from None
     residual = float(output.get(fields.SOLVER_RESIDUAL, torch.zeros(1)).max())
     if not residual <= LARGEST_RESIDUAL:
         raise ConvergenceError(
-            f"frames {start} to {start + len(frames) - 1}: expected electrostatics solved to a "
-            f"residual of {LARGEST_RESIDUAL:.0e}, got {residual:.1e}; one of them is far from all "
-            "that the model was trained on"
+            f"{shown}: expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
+            f"got {residual:.1e}; one of them is far from all that the model was trained on"
         )
     first, predictions = 0, []
     for number, atoms in enumerate(frames):

@@ -107,6 +107,8 @@ def evaluate_file(
         If labels are missing or absurd.
     UnsupportedError, StructureError
         If the model was not made for one of the structures, or the structure is broken.
+    ConvergenceError
+        If an electrostatic solve did not converge.
     ModelFileError
         If the model cannot be loaded.
     """

@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.data.reference import fit_reference_energies
+from phicalc.errors import ConvergenceError, UnsupportedError
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
 
@@ -168,13 +169,23 @@ def evaluate(
         Also return all reference and predicted values, for parity plots.
     advance
         Called with the number of structures after each batch.
+
+    Raises
+    ------
+    UnsupportedError, ConvergenceError
+        As the model does; the message names the frames of the batch, from 0.
     """
     wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
     sums = ErrorSums(torch.device(device))
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     by_structure: list[float] = []
+    done = 0
     for graph, structures in batches(graphs, batch_size, device):
-        prediction = {name: value.detach() for name, value in predict(graph).items()}
+        try:
+            prediction = {name: value.detach() for name, value in predict(graph).items()}
+        except (UnsupportedError, ConvergenceError) as error:  # raised by a head
+            raise type(error)(f"frames {done} to {done + structures - 1}: {error}") from None
+        done += structures
         if properties is None:
             wanted = tuple(name for name in wanted if name in prediction)
         differences = residuals(prediction, graph, wanted)
