@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -35,6 +36,9 @@ FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""
 
 METADATA_NAME: Final = "phicalc.json"
+
+RECORD_ALIGNMENT: Final = 64
+"""Bytes; a mapped file's tensors can then be used where they lie."""
 
 UNITS: Final[dict[str, str]] = {
     "energy": "eV",
@@ -184,12 +188,37 @@ def save_model(module: nn.Module, path: str | Path, metadata: ModelMetadata) -> 
 
 
 def model_bytes(module: nn.Module, metadata: ModelMetadata) -> bytes:
-    """Content of the model file of a module, scripted in evaluation mode."""
+    """Content of the model file of a module, scripted in evaluation mode.
+
+    It names no file or folder of the machine that it is written on.
+    """
     module = copy.deepcopy(module).eval().requires_grad_(False)
     buffer = io.BytesIO()
     with _without_deprecation_warnings():
         scripted = torch.jit.script(module)
         torch.jit.save(scripted, buffer, _extra_files={METADATA_NAME: metadata.model_dump_json()})
+    return _without_debug_records(buffer.getvalue())
+
+
+def _without_debug_records(content: bytes) -> bytes:
+    """A copy of an archive without the source files' paths and lines, a seventh of its size.
+
+    torch reads them for its tracebacks alone, where they are there. All else is kept as torch
+    writes it: code compressed, tensors not, and the start of each record on a multiple of 64 bytes,
+    filled up with an extra field.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for entry in source.infolist():
+            if entry.filename.endswith(".debug_pkl"):
+                continue
+            kept = zipfile.ZipInfo(entry.filename)
+            kept.compress_type = entry.compress_type
+            header = 30 + len(entry.filename.encode()) + 4  # fixed part, name, head of the field
+            filling = bytes(-(buffer.tell() + header) % RECORD_ALIGNMENT)
+            kept.extra = b"FB" + struct.pack("<H", len(filling)) + filling
+            target.writestr(kept, source.read(entry))
+            kept.extra = b""  # of no use in the directory at the end
     return buffer.getvalue()
 
 
@@ -367,7 +396,7 @@ def _evaluation() -> Iterator[None]:
             torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
         ):
             yield
-    except torch.jit.Error as error:  # type: ignore[attr-defined]
+    except torch.jit.Error as error:
         found = _RAISED.search(str(error))
         if found is None:
             raise
