@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.artifact import LoadedModel, load_model
 from phicalc.checks import check_field, check_finite, check_total_charge
+from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.allocator import keep_freed_memory
-from phicalc.artifact import LoadedModel, ModelMetadata
+from phicalc.artifact import LoadedModel
 from phicalc.checks import check_pbc, check_positions, check_separation, check_species
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError, UnsupportedError
+from phicalc.metadata import ModelMetadata
 
 Graph = dict[str, Tensor]
 

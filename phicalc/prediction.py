@@ -17,10 +17,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.artifact import LoadedModel, load_model
 from phicalc.checks import check_separation, check_structure, check_total_charge
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.read import Labels, read_structures
+from phicalc.device import resolve_device
 from phicalc.errors import (
     ConvergenceError,
     DataError,

@@ -13,16 +13,10 @@ import pytest
 import torch
 
 from phicalc import fields
-from phicalc.artifact import (
-    FORMAT_VERSION,
-    METADATA_NAME,
-    load_model,
-    model_bytes,
-    read_metadata,
-    save_model,
-)
+from phicalc.artifact import load_model, model_bytes, save_model
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError, OutputError, UnsupportedError
+from phicalc.metadata import FORMAT_VERSION, METADATA_NAME, read_metadata
 
 from .reference_models import (
     LennardJones,

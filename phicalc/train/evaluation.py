@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from phicalc.artifact import load_model, resolve_device
+from phicalc.artifact import load_model
 from phicalc.checks import check_structure
 from phicalc.data.read import check_labels, labels_of
+from phicalc.device import resolve_device
 from phicalc.errors import DataError, StructureError, UnsupportedError
 from phicalc.files import prepare_folder
 from phicalc.model.checkpoint import load_checkpoint

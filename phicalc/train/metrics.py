@@ -14,6 +14,7 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.data.reference import fit_reference_energies
 from phicalc.errors import ConvergenceError, UnsupportedError
+from phicalc.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
 
@@ -30,16 +31,6 @@ UNITS = {
     fields.CHARGES: "e",
     fields.DIPOLE: "e·Å",
 }
-
-
-@dataclass(frozen=True)
-class Error:
-    """Mean absolute and root-mean-square error over ``count`` scalar components."""
-
-    mae: float
-    rmse: float
-    count: int
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,8 @@ class Evaluation:
 
     structures: int
     atoms: int
-    errors: dict[str, Error]
-    force_errors: dict[str, Error]
+    errors: dict[str, ErrorSummary]
+    force_errors: dict[str, ErrorSummary]
     worst: list[tuple[int, float]] = field(default_factory=list)
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
@@ -110,7 +101,7 @@ class ErrorSums:
         sums = torch.stack([torch.full_like(r[:, 0], 3), r.abs().sum(1), r.square().sum(1)], dim=1)
         self.table.index_add_(0, species + len(self.ROWS), sums)
 
-    def errors(self) -> tuple[dict[str, Error], dict[str, Error]]:
+    def errors(self) -> tuple[dict[str, ErrorSummary], dict[str, ErrorSummary]]:
         """Errors by property and, for forces, by element."""
         rows = self.table.tolist()
         by_property = {
@@ -126,9 +117,9 @@ class ErrorSums:
         return by_property, by_element
 
 
-def _error(row: Sequence[float], unit: str) -> Error:
+def _error(row: Sequence[float], unit: str) -> ErrorSummary:
     count, absolute, square = row
-    return Error(absolute / count, (square / count) ** 0.5, round(count), unit)
+    return ErrorSummary(absolute / count, (square / count) ** 0.5, round(count), unit)
 
 
 def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
