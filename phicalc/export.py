@@ -103,14 +103,13 @@ def verify(module: Differentiated, model: LoadedModel, structures: Sequence[Atom
     tolerance = TOLERANCES[model.metadata.dtype]
     for graph in _graphs(structures, model.metadata.cutoff):
         expected = module(graph)
-        found = [model(graph) for _ in range(3)]  # TorchScript may optimise after the first
+        found = model(graph)
         for name in COMPARED:
             if name not in expected:
                 continue
             if not bool(torch.isfinite(expected[name]).all()):
                 raise ModelFileError(f"the network gives NaN or infinite {name}; train it anew")
-            for output in found:
-                _compare(name, expected[name], output[name], tolerance)
+            _compare(name, expected[name], found[name], tolerance)
 
 
 def _compare(name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:
