@@ -1,8 +1,8 @@
 """The model file: one TorchScript archive with its description inside it.
 
 `model.pt` is what ``torch.jit.save`` writes, plus the extra file ``phicalc.json`` that holds a
-:class:`ModelMetadata`. This is the only module that touches ``torch.jit``; everything else sees
-a :class:`LoadedModel`, a function from graphs to tensors.
+`ModelMetadata` (:mod:`phicalc.metadata`). This is the only module that touches ``torch.jit``;
+everything else sees a :class:`LoadedModel`, a function from graphs to tensors.
 
 A file is checked as a zip archive before any part of it is handed to torch, so that a pickle
 given the name of a model is refused unread. A model is still a program: TorchScript cannot run
@@ -12,104 +12,26 @@ Python or shell code, but load models only from people you trust.
 import copy
 import hashlib
 import io
-import json
+import re
+import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
-from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from phicalc import __version__
-from phicalc.errors import ModelFileError, UnsupportedError
+from phicalc.device import resolve_device
+from phicalc.errors import ModelFileError, PhicalcError
 from phicalc.files import write_bytes
+from phicalc.metadata import METADATA_NAME, ModelMetadata, check_archive, content_of
 from phicalc.model.config import alone_above
 
-FORMAT_VERSION: Final = 1
-"""Raised by one whenever an older phicalc could misread a newer file."""
-
-METADATA_NAME: Final = "phicalc.json"
-
-UNITS: Final[dict[str, str]] = {
-    "energy": "eV",
-    "length": "Å",
-    "forces": "eV/Å",
-    "stress": "eV/Å³",
-    "charge": "e",
-    "potential": "V",
-    "dipole": "e·Å",
-    "field": "V/Å",
-}
-
-
-class DataSource(BaseModel):
-    """A file of training or validation structures."""
-
-    name: str
-    sha256: str
-    structures: int
-
-
-class ErrorSummary(BaseModel):
-    """How far off a property is on the validation data, over ``count`` components."""
-
-    mae: float
-    rmse: float
-    count: int
-    unit: str
-
-
-class Provenance(BaseModel):
-    """Where the weights come from."""
-
-    data: dict[str, DataSource] = Field(default={}, description="by use: train, valid")
-    valid_errors: dict[str, ErrorSummary] = Field(default={}, description="by property")
-    step: int | None = Field(default=None, description="optimiser steps until these weights")
-    config: dict[str, Any] = Field(default={}, description="the training configuration")
-    checkpoint_sha256: str = Field(default="", description="of the exported checkpoint")
-
-
-class ModelMetadata(BaseModel):
-    """What a model file says about itself, readable without loading the network."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format_version: int = Field(default=FORMAT_VERSION, ge=1)
-    phicalc_version: str = __version__
-    torch_version: str = Field(default_factory=lambda: str(torch.__version__))
-    elements: list[int] = Field(min_length=1, description="atomic numbers the model knows")
-    cutoff: float = Field(gt=0, description="r_c in Å")
-    dtype: Literal["float32", "float64"] = "float32"
-    backbone: str = Field(default="", description="message-passing network, e.g. painn")
-    heads: list[str] = Field(default=[], description="electrostatics heads, e.g. phi")
-    supports_total_charge: bool = False
-    supports_partial_pbc: bool = Field(default=True, description="slabs and wires")
-    basis_size: int = Field(default=16, ge=0, description="Laplacian eigenvectors to keep cached")
-    parameters: int = Field(default=0, ge=0, description="number of learned parameters")
-    units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
-    config: dict[str, Any] = Field(default={}, description="the model's configuration")
-    provenance: Provenance = Provenance()
-    description: str = Field(default="", description="what the model may and may not be used for")
-    licence: str = Field(default="", description="licence of the weights")
-    data_licence: str = Field(
-        default="", description="licence and attribution of the training data"
-    )
-
-    @property
-    def symbols(self) -> list[str]:
-        """Chemical symbols of :attr:`elements`."""
-        return [chemical_symbols[number] for number in self.elements]
-
-    @property
-    def alone_above(self) -> int | None:
-        """Atoms above which a structure is best evaluated by itself; None: never."""
-        return alone_above(self.heads)
+RECORD_ALIGNMENT: Final = 64
+"""Bytes; a mapped file's tensors can then be used where they lie."""
 
 
 class LoadedModel:
@@ -117,6 +39,8 @@ class LoadedModel:
 
     Evaluations use TorchScript's plain executor, whose result is bitwise the same from the first
     call on (the profiling executor rewrites the graph after two calls, and rounds differently).
+    An error of phicalc that the model's own code raises (a slab that it cannot sum over, charges
+    that do not converge) comes out as that error, as it would from the network.
 
     Attributes
     ----------
@@ -157,6 +81,11 @@ class LoadedModel:
         return outputs
 
     @property
+    def alone_above(self) -> int | None:
+        """Atoms above which a structure is best evaluated by itself; None: never."""
+        return alone_above(self.metadata.heads)
+
+    @property
     def sha256(self) -> str:
         """Hash of the model file, hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
@@ -187,12 +116,37 @@ def save_model(module: nn.Module, path: str | Path, metadata: ModelMetadata) -> 
 
 
 def model_bytes(module: nn.Module, metadata: ModelMetadata) -> bytes:
-    """Content of the model file of a module, scripted in evaluation mode."""
+    """Content of the model file of a module, scripted in evaluation mode.
+
+    It names no file or folder of the machine that it is written on.
+    """
     module = copy.deepcopy(module).eval().requires_grad_(False)
     buffer = io.BytesIO()
     with _without_deprecation_warnings():
         scripted = torch.jit.script(module)
         torch.jit.save(scripted, buffer, _extra_files={METADATA_NAME: metadata.model_dump_json()})
+    return _without_debug_records(buffer.getvalue())
+
+
+def _without_debug_records(content: bytes) -> bytes:
+    """A copy of an archive without the source files' paths and lines, a seventh of its size.
+
+    torch reads them for its tracebacks alone, where they are there. All else is kept as torch
+    writes it: code compressed, tensors not, and the start of each record on a multiple of 64 bytes,
+    filled up with an extra field.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(buffer, "w") as target:
+        for entry in source.infolist():
+            if entry.filename.endswith(".debug_pkl"):
+                continue
+            kept = zipfile.ZipInfo(entry.filename)
+            kept.compress_type = entry.compress_type
+            header = 30 + len(entry.filename.encode()) + 4  # fixed part, name, head of the field
+            filling = bytes(-(buffer.tell() + header) % RECORD_ALIGNMENT)
+            kept.extra = b"FB" + struct.pack("<H", len(filling)) + filling
+            target.writestr(kept, source.read(entry))
+            kept.extra = b""  # of no use in the directory at the end
     return buffer.getvalue()
 
 
@@ -206,8 +160,8 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     UnsupportedError
         This machine has no such device.
     """
-    data, name = (source, "model data") if isinstance(source, bytes) else _read(Path(source))
-    metadata = _metadata(data, name)
+    data, name = content_of(source)
+    metadata = check_archive(data, name)
     device = resolve_device(device)
     _take_sparse_notices()
     try:
@@ -222,114 +176,6 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(module, metadata, data, device)
-
-
-def read_metadata(source: str | Path | bytes) -> ModelMetadata:
-    """Describe a model file without loading its network.
-
-    Raises
-    ------
-    ModelFileError
-        As :func:`load_model`, except for damage inside the network itself.
-    """
-    data, name = (source, "model data") if isinstance(source, bytes) else _read(Path(source))
-    return _metadata(data, name)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The torch device of a name; ``"auto"`` is CUDA where there is one, else the CPU.
-
-    Raises
-    ------
-    UnsupportedError
-        The name is unknown or the device is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise UnsupportedError(
-            f'expected device "auto", "cpu" or "cuda[:n]", got {device!r}'
-        ) from error
-    if resolved.type not in ("cpu", "cuda"):  # others have no float64, which energies need
-        raise UnsupportedError(f'expected device "auto", "cpu" or "cuda[:n]", got {device!r}')
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        raise UnsupportedError(
-            f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here; "
-            'use device="cpu" or "auto"'
-        )
-    return resolved
-
-
-def _read(path: Path) -> tuple[bytes, str]:
-    try:
-        return path.read_bytes(), str(path)
-    except FileNotFoundError as error:
-        raise ModelFileError(f"{path}: no such file; expected a phicalc model") from error
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _metadata(data: bytes, name: str) -> ModelMetadata:
-    """Check an archive's structure, then what it says about itself; torch sees nothing of it."""
-    names, description = _archive(data, name)
-    root = names[0].split("/", 1)[0]
-    has_code = any(entry.startswith(f"{root}/code/") for entry in names)
-    if not has_code or f"{root}/constants.pkl" not in names:
-        kind = (
-            "a torch.save file (a training checkpoint? turn it into a model with `phicalc export`)"
-            if f"{root}/data.pkl" in names
-            else "a zip file without TorchScript in it"
-        )
-        raise ModelFileError(f"{name}: expected a phicalc model, got {kind}")
-    if description is None:
-        raise ModelFileError(
-            f"{name}: expected a model written by `phicalc export`, got a TorchScript file of "
-            f"another program (it has no {METADATA_NAME})"
-        )
-    return _parse_metadata(description, name)
-
-
-def _archive(data: bytes, name: str) -> tuple[list[str], bytes | None]:
-    """Names in a zip file and its ``phicalc.json``, if any; checksums are verified."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            damaged = archive.testzip()
-            described = [entry for entry in names if entry.endswith(f"/extra/{METADATA_NAME}")]
-            description = archive.read(described[0]) if described and not damaged else None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        kind = "one that is cut short" if data.startswith(b"PK\x03\x04") else "another kind of file"
-        raise ModelFileError(
-            f"{name}: expected a phicalc model (a zip archive), got {kind} of {len(data)} bytes; "
-            "nothing in it was loaded"
-        ) from error
-    if damaged is not None:
-        raise ModelFileError(f"{name}: damaged, its part {damaged!r} fails the checksum")
-    if not names:
-        raise ModelFileError(f"{name}: expected a phicalc model, got an empty zip file")
-    return names, description
-
-
-def _parse_metadata(text: bytes, name: str) -> ModelMetadata:
-    try:
-        content = json.loads(text)
-        version = int(content["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{name}: its {METADATA_NAME} is no description of a model") from error
-    if version > FORMAT_VERSION:
-        raise ModelFileError(
-            f"{name}: expected format version ≤ {FORMAT_VERSION}, got {version}, written by "
-            f"phicalc {content.get('phicalc_version', '?')}; upgrade phicalc "
-            f"({__version__} here) to read it"
-        )
-    try:
-        return ModelMetadata.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelFileError(f"{name}: {METADATA_NAME}, key {key!r}: {first['msg']}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -358,10 +204,28 @@ def _take_sparse_notices() -> None:
 
 @contextmanager
 def _evaluation() -> Iterator[None]:
-    """Gradients on whatever the caller's mode is, and the executor that does not rewrite."""
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-    ):
-        yield
+    """Gradients on whatever the caller's mode is, the executor that does not rewrite, our errors.
+
+    TorchScript turns an error that is raised inside into a torch.jit.Error, whose message is its
+    traceback; our callers are promised errors of phicalc.
+    """
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
+        ):
+            yield
+    except torch.jit.Error as error:
+        found = _RAISED.search(str(error))
+        if found is None:
+            raise
+        name, message = found.groups()
+        # a class that only a newer phicalc knows is an error of phicalc all the same
+        raise _ERRORS.get(name, PhicalcError)(message.strip()) from None
+
+
+_RAISED = re.compile(r"^phicalc\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
+"""Where TorchScript's traceback of a phicalc error ends: its class and its message."""
+
+_ERRORS = {kind.__name__: kind for kind in PhicalcError.__subclasses__()}

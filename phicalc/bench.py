@@ -18,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from phicalc.artifact import read_metadata, resolve_device
 from phicalc.bench_box import BoxRequest, BoxResult
+from phicalc.device import resolve_device
 from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.metadata import read_metadata
 
 DEFAULT_SIZES = (192, 648, 1536)
 """Atoms in the boxes."""

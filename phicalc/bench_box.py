@@ -18,10 +18,11 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, ModelMetadata, load_model, model_bytes
+from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.calculator import PhiCalculator
 from phicalc.evaluator import Evaluation, Evaluator
-from phicalc.model.config import ModelConfig, sums_coulomb
+from phicalc.export import describe
+from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 from phicalc.workflows.structures import water_box
@@ -102,19 +103,8 @@ def untrained_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         potential = Potential(config, elements)
-    metadata = ModelMetadata(
-        elements=list(potential.elements),
-        cutoff=config.cutoff,
-        dtype=config.dtype,
-        backbone=config.backbone.kind,
-        heads=[head.kind for head in config.heads],
-        supports_total_charge=config.total_charge,
-        supports_partial_pbc=not any(sums_coulomb(head) for head in config.heads),
-        basis_size=max((getattr(head, "basis_size", 0) for head in config.heads), default=0),
-        parameters=sum(parameter.numel() for parameter in potential.parameters()),
-        config=config.model_dump(mode="json"),
-    )
-    return load_model(model_bytes(Differentiated(potential), metadata), device)
+    data = model_bytes(Differentiated(potential), describe(potential))
+    return load_model(data, device)
 
 
 def measure(request: BoxRequest) -> BoxResult:

@@ -12,9 +12,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.artifact import LoadedModel, load_model
 from phicalc.checks import check_field, check_finite, check_total_charge
 from phicalc.committee import Consensus, consensus
+from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator

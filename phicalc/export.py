@@ -13,19 +13,15 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.artifact import (
-    LoadedModel,
-    ModelMetadata,
-    Provenance,
-    load_model,
-    model_bytes,
-)
+from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError
 from phicalc.files import write_bytes
+from phicalc.metadata import ModelMetadata, Provenance
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
+from phicalc.model.potential import Potential
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 """Largest deviation of the file from the network, relative to the largest value of each output."""
@@ -68,7 +64,7 @@ def export(
     checkpoint = load_checkpoint(checkpoint_path, dtype)
     module = Differentiated(checkpoint.potential).eval()
     provenance = _provenance(checkpoint, Path(checkpoint_path))
-    metadata = describe(checkpoint, provenance).model_copy(
+    metadata = describe(checkpoint.potential, provenance).model_copy(
         update={"description": description, "licence": licence, "data_licence": data_licence}
     )
     data = model_bytes(module, metadata)
@@ -78,11 +74,11 @@ def export(
     return metadata
 
 
-def describe(checkpoint: Checkpoint, provenance: Provenance | None = None) -> ModelMetadata:
-    """Metadata of the model that a checkpoint holds."""
-    config, potential = checkpoint.config, checkpoint.potential
+def describe(potential: Potential, provenance: Provenance | None = None) -> ModelMetadata:
+    """Metadata of the model file of a potential."""
+    config = potential.config
     return ModelMetadata(
-        elements=checkpoint.elements,
+        elements=list(potential.elements),
         cutoff=config.cutoff,
         dtype=config.dtype,
         backbone=config.backbone.kind,
@@ -107,14 +103,13 @@ def verify(module: Differentiated, model: LoadedModel, structures: Sequence[Atom
     tolerance = TOLERANCES[model.metadata.dtype]
     for graph in _graphs(structures, model.metadata.cutoff):
         expected = module(graph)
-        found = [model(graph) for _ in range(3)]  # TorchScript may optimise after the first
+        found = model(graph)
         for name in COMPARED:
             if name not in expected:
                 continue
             if not bool(torch.isfinite(expected[name]).all()):
                 raise ModelFileError(f"the network gives NaN or infinite {name}; train it anew")
-            for output in found:
-                _compare(name, expected[name], output[name], tolerance)
+            _compare(name, expected[name], found[name], tolerance)
 
 
 def _compare(name: str, expected: Tensor, found: Tensor, tolerance: float) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, load_model, resolve_device
+from phicalc.artifact import LoadedModel, load_model
 from phicalc.checks import (
     check_separation,
     check_structure,
@@ -26,6 +26,7 @@ from phicalc.checks import (
 )
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
+from phicalc.device import resolve_device
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -119,7 +120,7 @@ def predict(
         A structure is unsound or not one for this model; the message names the frame, from 0.
         Unknown elements are found before anything is computed.
     ConvergenceError
-        An electrostatic solve did not converge.
+        An electrostatic solve did not converge; the message names the frames of the batch.
     ModelFileError
         The model cannot be loaded.
 
@@ -186,7 +187,7 @@ def predict_file(
         charges = _checked(model, frames, charge)
         prepare_folder(path.parent)  # before the computation, after all that costs nothing
         found = _predict(model, frames, charges, batch_size, advance)
-    except (StructureError, UnsupportedError) as error:
+    except (StructureError, UnsupportedError, ConvergenceError) as error:
         raise type(error)(f"{structures}: {error}") from error
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
         write_extxyz(file, [p.attached_to(a) for p, a in zip(found, frames, strict=True)])
@@ -224,7 +225,7 @@ def _predict(
 ) -> list[Prediction]:
     """Results of structures that were checked, a batch at a time."""
     found: list[Prediction] = []
-    for group in grouped([len(atoms) for atoms in frames], batch_size, model.metadata.alone_above):
+    for group in grouped([len(atoms) for atoms in frames], batch_size, model.alone_above):
         batch = frames[group.start : group.stop]
         found += _predict_batch(model, batch, charges, group.start)
         advance(len(batch))
@@ -241,13 +242,16 @@ def _predict_batch(
             for number, atoms in enumerate(frames, start=start)
         ]
         graph = graph_dict(collate(graphs).to(model.device))
-        output = {name: value.cpu() for name, value in model(graph).items()}
+        shown = f"frames {start} to {start + len(frames) - 1}"
+        try:
+            output = {name: value.cpu() for name, value in model(graph).items()}
+        except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
+            raise type(error)(f"{shown}: {error}") from None
     residual = float(output.get(fields.SOLVER_RESIDUAL, torch.zeros(1)).max())
     if not residual <= LARGEST_RESIDUAL:
         raise ConvergenceError(
-            f"frames {start} to {start + len(frames) - 1}: expected electrostatics solved to a "
-            f"residual of {LARGEST_RESIDUAL:.0e}, got {residual:.1e}; one of them is far from all "
-            "that the model was trained on"
+            f"{shown}: expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
+            f"got {residual:.1e}; one of them is far from all that the model was trained on"
         )
     first, predictions = 0, []
     for number, atoms in enumerate(frames):

@@ -16,9 +16,10 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, ModelMetadata
+from phicalc.artifact import LoadedModel
 from phicalc.errors import UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
+from phicalc.metadata import ModelMetadata
 from phicalc.units import COULOMB_CONSTANT
 
 Array = NDArray[np.float64]

@@ -8,7 +8,8 @@ from ase.build import bulk
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, ModelMetadata, load_model, model_bytes
+from phicalc.artifact import LoadedModel, load_model, model_bytes
+from phicalc.metadata import ModelMetadata
 from phicalc.model.config import ModelConfig, PaiNNConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential

@@ -3,24 +3,20 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from phicalc import fields
-from phicalc.artifact import (
-    FORMAT_VERSION,
-    METADATA_NAME,
-    load_model,
-    model_bytes,
-    read_metadata,
-    save_model,
-)
+from phicalc.artifact import load_model, model_bytes, save_model
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError, OutputError, UnsupportedError
+from phicalc.metadata import FORMAT_VERSION, METADATA_NAME, read_metadata
 
 from .reference_models import (
     LennardJones,
@@ -76,6 +72,62 @@ def test_sha256_is_that_of_the_file(tmp_path, content):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     assert load_model(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def parts(content: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def as_torch_saves(module: torch.nn.Module) -> bytes:
+    """TorchScript's own archive of a module, which tells where its sources lay."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.script(module), buffer)
+    return buffer.getvalue()
+
+
+SHIPPED = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
+
+
+@pytest.mark.parametrize("source", ["written now", *(path.name for path in SHIPPED)])
+def test_a_model_file_names_no_folder_of_the_machine_that_wrote_it(source):
+    written = {path.name: path.read_bytes() for path in SHIPPED}
+    written["written now"] = model_bytes(small_potential(), small_metadata())
+    assert len(written) > 3
+    folders = [
+        str(Path(__file__).parents[1]).encode(),
+        str(Path(torch.__file__).parents[1]).encode(),
+    ]
+    anywhere = re.compile(rb"/[\w./-]+\.py\b|site-packages")  # of whatever machine
+
+    def telling(content: bytes) -> list[str]:
+        found = parts(content).items()
+        return [n for n, part in found if any(f in part for f in folders) or anywhere.search(part)]
+
+    assert telling(as_torch_saves(small_potential()))
+    assert not telling(written[source])
+    assert not any(folder in written[source] for folder in folders)
+
+
+def test_the_archive_is_laid_out_as_torch_lays_it_out():
+    """Records start on multiples of 64 bytes and tensors lie there as they are in memory."""
+    module = small_potential()
+    content, reference = model_bytes(module, small_metadata()), as_torch_saves(module)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+    with zipfile.ZipFile(io.BytesIO(reference)) as archive:
+        torchs = {e.filename: e for e in archive.infolist() if not e.filename.endswith("debug_pkl")}
+    assert torchs.keys() < entries.keys()
+    for name, entry in entries.items():
+        start = entry.header_offset + 26
+        name_length, extra_length = struct.unpack("<HH", content[start : start + 4])
+        assert (start + 4 + name_length + extra_length) % 64 == 0, name
+        if name in torchs:
+            assert entry.compress_type == torchs[name].compress_type, name
+    assert {entries[name].compress_type for name in entries if "/data/" in name} == {0}
+    assert len(content) < 0.8 * len(reference)
 
 
 def test_saving_leaves_the_module_as_it_is(tmp_path):
@@ -214,7 +266,8 @@ def test_a_directory(tmp_path):
             "checksum",
         ),
         (lambda content: rezipped(content, {"": None}), "empty zip"),
-        (lambda content: rezipped(content, {".py": None}), "cannot load"),
+        (lambda content: rezipped(content, {".py": b"class"}), "cannot load"),
+        (lambda content: rezipped(content, {".py": None}), "torch.save file"),
         (lambda content: rezipped(content, {".pkl": None}), "without TorchScript"),
         (lambda content: rezipped(content, {"constants.pkl": None}), "torch.save file"),
         (lambda content: rezipped(content, {METADATA_NAME: None}), "another program"),

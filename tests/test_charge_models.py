@@ -20,7 +20,7 @@ from phicalc.model.config import ModelConfig, SplitChargeConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 
-from .reference_models import ELEMENTS, small_potential
+from .reference_models import small_potential
 
 HEADS = {
     "qeq": [{"kind": "qeq"}],
@@ -40,14 +40,7 @@ def network(heads: str) -> Differentiated:
 def served(heads: str) -> LoadedModel:
     """Checkpoint, export, load: the way of every model."""
     model = network(heads)
-    return load_model(model_bytes(model, metadata_of(model)))
-
-
-def metadata_of(model: Differentiated):
-    class Checkpoint:
-        config, potential, elements = model.potential.config, model.potential, ELEMENTS
-
-    return describe(Checkpoint)
+    return load_model(model_bytes(model, describe(model.potential)))
 
 
 @pytest.mark.parametrize("heads", HEADS)
@@ -136,7 +129,7 @@ def test_dense_and_iterative_solves_agree(heads, kind, request):
     for limit in (1000, 0):
         for head in model.potential.heads:
             head.dense_limit, head.accuracy, head.tolerance = limit, 1e-11, 1e-10
-        atoms.calc = PhiCalculator(load_model(model_bytes(model, metadata_of(model))))
+        atoms.calc = PhiCalculator(load_model(model_bytes(model, describe(model.potential))))
         atoms.get_potential_energy()
         outputs.append(atoms.calc.results)
     dense, iterative = outputs
@@ -150,7 +143,7 @@ def test_a_warm_start_saves_iterations_and_changes_nothing(heads, bulk):
     """Along a short trajectory: φ or q starts from the last steps, energies and forces stay."""
     model = small_potential("float64", heads=HEADS[heads])
     model.potential.heads[0].dense_limit = 0
-    loaded = load_model(model_bytes(model, metadata_of(model)))
+    loaded = load_model(model_bytes(model, describe(model.potential)))
     warm, cold = PhiCalculator(loaded), PhiCalculator(loaded, cache=False)
     atoms = bulk * (2, 2, 2)
     velocity = np.random.default_rng(0).normal(0, 2e-3, (len(atoms), 3))

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 import phicalc
 import phicalc.cli
-from phicalc.artifact import read_metadata, save_model
+from phicalc.artifact import save_model
 from phicalc.bench_box import BoxResult
 from phicalc.calculator import PhiCalculator
 from phicalc.cli import app
 from phicalc.errors import ConvergenceError
+from phicalc.metadata import read_metadata
 from phicalc.model.checkpoint import save_checkpoint
 
 from .reference_models import small_metadata, small_potential
@@ -238,7 +239,7 @@ def test_brackets_in_a_message_are_not_markup(monkeypatch, tmp_path):
     def fail(path):
         raise ConvergenceError("stopped at [1, 2] of [bold]")
 
-    monkeypatch.setattr("phicalc.artifact.read_metadata", fail)
+    monkeypatch.setattr("phicalc.metadata.read_metadata", fail)
     assert_one_line(run("info", tmp_path, status=2), "stopped at [1, 2] of [bold]")
 
 
@@ -256,7 +257,7 @@ def test_a_bug_is_not_hidden_as_a_mistake(monkeypatch, tmp_path):
     def fail(path):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("phicalc.artifact.read_metadata", fail)
+    monkeypatch.setattr("phicalc.metadata.read_metadata", fail)
     result = CliRunner().invoke(app, ["info", str(tmp_path)])
     assert isinstance(result.exception, ZeroDivisionError)
 

@@ -6,11 +6,12 @@ import torch
 from ase import Atoms
 
 import phicalc.export
-from phicalc.artifact import load_model, model_bytes, read_metadata
+from phicalc.artifact import load_model, model_bytes
 from phicalc.calculator import PhiCalculator
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError, OutputError
 from phicalc.export import COMPARED, TOLERANCES, export, sample_structures, verify
+from phicalc.metadata import read_metadata
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 
 from .reference_models import ELEMENTS, small_metadata, small_potential

@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["checks", "allocator", "files"]
+CHECKS = ["checks", "allocator", "device", "files"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -24,16 +24,19 @@ ROOMS = {
     "envelope": [],
     "checks": GROUND,
     "allocator": GROUND,
+    "device": GROUND,
     "files": GROUND,
     "data": [*CHECKS, *GROUND],
     "nn": GROUND,
     "electrostatics": GROUND,
     "model": ["nn", "electrostatics", *CHECKS, *GROUND],
-    "artifact": ["model", *CHECKS, *GROUND],
-    "export": ["artifact", "model", "data", *CHECKS, *GROUND],
-    "train": ["artifact", "model", "data", *CHECKS, *GROUND],
-    "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
-    "response": ["evaluator", "artifact", *CHECKS, *GROUND],
+    "metadata": [*CHECKS, *GROUND],
+    "artifact": ["metadata", "model", *CHECKS, *GROUND],
+    "export": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
+    "train": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
+    "evaluator": [
+        "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+    "response": ["evaluator", "artifact", "metadata", *CHECKS, *GROUND],
     "committee": GROUND,
     "calculator": [
         "response", "evaluator", "committee", "artifact", "electrostatics.eigenbasis", *CHECKS,
@@ -42,11 +45,11 @@ ROOMS = {
     "prediction": ["evaluator", "artifact", "data", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [
-        "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,
+        "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,
     ],
-    "bench": ["bench_box", "artifact", *CHECKS, *GROUND],
+    "bench": ["bench_box", "metadata", *CHECKS, *GROUND],
     "cli": [
-        "train", "export", "calculator", "prediction", "workflows", "bench", "artifact", "model",
+        "train", "export", "calculator", "prediction", "workflows", "bench", "metadata", "model",
         "data", *CHECKS, *GROUND,
     ],
 }  # fmt: skip
@@ -188,6 +191,17 @@ def test_importing_phicalc_is_cheap():
         "import sys, phicalc\n"
         "heavy = {'torch', 'ase', 'matplotlib', 'torch_geometric'} & set(sys.modules)\n"
         "assert not heavy, heavy"
+    )
+
+
+def test_a_model_file_says_what_it_is_without_torch():
+    """`phicalc info` answers at once."""
+    model = PACKAGE.parent / "models" / "nacl-water.pt"
+    run_python(
+        "import sys\n"
+        "from phicalc.metadata import read_metadata\n"
+        f"assert read_metadata({str(model)!r}).symbols == ['H', 'O', 'Na', 'Cl']\n"
+        "assert 'torch' not in sys.modules"
     )
 
 

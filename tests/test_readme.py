@@ -17,9 +17,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator
-from phicalc.artifact import read_metadata
 from phicalc.cli import app
 from phicalc.electrostatics.poisson import DIRECT_LIMIT
+from phicalc.metadata import read_metadata
 from phicalc.train.config import load_config, parse_config
 from phicalc.units import COULOMB_CONSTANT
 from phicalc.workflows.structures import salt_water, water_box

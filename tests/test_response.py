@@ -17,10 +17,10 @@ from phicalc import PhiCalculator, fields
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import StructureError, UnsupportedError
+from phicalc.export import describe
 from phicalc.units import COULOMB_CONSTANT
 
 from .reference_models import lennard_jones_model, phi_model, small_potential
-from .test_charge_models import metadata_of
 
 HEADS = {
     "formal": [{"kind": "phi-coulomb", "formal_charges": {"Na": 1, "Cl": -1}}],
@@ -46,7 +46,7 @@ def served(heads: str, dense: bool = True, seed: int = 0) -> LoadedModel:
     for head in model.potential.heads:
         if not dense:
             head.dense_limit = 0
-    return load_model(model_bytes(model, metadata_of(model)))
+    return load_model(model_bytes(model, describe(model.potential)))
 
 
 def moment(atoms: Atoms) -> np.ndarray:

@@ -22,8 +22,8 @@ from phicalc.cli import ablate, crystal, predict, simulate
 from phicalc.errors import PhicalcError
 
 if TYPE_CHECKING:
-    from phicalc.artifact import ModelMetadata
     from phicalc.bench import BenchResult
+    from phicalc.metadata import ModelMetadata
 
 USAGE_ERROR, INTERRUPTED = 2, 130
 
@@ -228,7 +228,7 @@ def info(
       phicalc info model.pt
       phicalc info model.pt --json | jq .config
     """
-    from phicalc.artifact import read_metadata
+    from phicalc.metadata import read_metadata
 
     metadata = read_metadata(model)
     if as_json:

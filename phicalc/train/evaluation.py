@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from ase import Atoms
 
-from phicalc.artifact import load_model, resolve_device
+from phicalc.artifact import load_model
 from phicalc.checks import check_structure, check_support
 from phicalc.data.read import check_labels, labels_of, total_charge_of
+from phicalc.device import resolve_device
 from phicalc.errors import DataError, StructureError, UnsupportedError
 from phicalc.files import prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
@@ -86,7 +87,7 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
         about.elements,
         target,
         path.name,
-        about.alone_above,
+        model.alone_above,
         about.supports_total_charge,
         about.supports_partial_pbc,
     )
@@ -135,6 +136,8 @@ def evaluate_file(
         If labels are missing or absurd.
     UnsupportedError, StructureError
         If the model was not made for one of the structures, or the structure is broken.
+    ConvergenceError
+        If an electrostatic solve did not converge.
     ModelFileError
         If the model cannot be loaded.
     """

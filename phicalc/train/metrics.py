@@ -13,6 +13,8 @@ from torch_geometric.data import Data
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
+from phicalc.errors import ConvergenceError, UnsupportedError
+from phicalc.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
 
@@ -29,16 +31,6 @@ UNITS = {
     fields.CHARGES: "e",
     fields.DIPOLE: "e·Å",
 }
-
-
-@dataclass(frozen=True)
-class Error:
-    """Mean absolute and root-mean-square error over ``count`` scalar components."""
-
-    mae: float
-    rmse: float
-    count: int
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +58,8 @@ class Evaluation:
 
     structures: int
     atoms: int
-    errors: dict[str, Error]
-    force_errors: dict[str, Error]
+    errors: dict[str, ErrorSummary]
+    force_errors: dict[str, ErrorSummary]
     worst: list[tuple[int, float]] = field(default_factory=list)
     values: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(
         default_factory=dict, repr=False
@@ -109,7 +101,7 @@ class ErrorSums:
         sums = torch.stack([torch.full_like(r[:, 0], 3), r.abs().sum(1), r.square().sum(1)], dim=1)
         self.table.index_add_(0, species + len(self.ROWS), sums)
 
-    def errors(self) -> tuple[dict[str, Error], dict[str, Error]]:
+    def errors(self) -> tuple[dict[str, ErrorSummary], dict[str, ErrorSummary]]:
         """Errors by property and, for forces, by element."""
         rows = self.table.tolist()
         by_property = {
@@ -125,9 +117,9 @@ class ErrorSums:
         return by_property, by_element
 
 
-def _error(row: Sequence[float], unit: str) -> Error:
+def _error(row: Sequence[float], unit: str) -> ErrorSummary:
     count, absolute, square = row
-    return Error(absolute / count, (square / count) ** 0.5, round(count), unit)
+    return ErrorSummary(absolute / count, (square / count) ** 0.5, round(count), unit)
 
 
 def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
@@ -180,13 +172,23 @@ def evaluate(
         Also return all reference and predicted values, for parity plots.
     advance
         Called with the number of structures after each batch.
+
+    Raises
+    ------
+    UnsupportedError, ConvergenceError
+        As the model does; the message names the frames of the batch, from 0.
     """
     wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
     sums = ErrorSums(torch.device(device))
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     by_structure: list[float] = []
+    done = 0
     for graph, structures in batches(graphs, batch_size, device, alone_above):
-        prediction = {name: value.detach() for name, value in predict(graph).items()}
+        try:
+            prediction = {name: value.detach() for name, value in predict(graph).items()}
+        except (UnsupportedError, ConvergenceError) as error:  # raised by a head
+            raise type(error)(f"frames {done} to {done + structures - 1}: {error}") from None
+        done += structures
         if properties is None:
             wanted = tuple(name for name in wanted if name in prediction)
         differences = residuals(prediction, graph, wanted)

@@ -14,14 +14,15 @@ from rich.table import Table
 
 from phicalc import fields
 from phicalc.files import replacing, write_bytes
-from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Error, Evaluation
+from phicalc.metadata import ErrorSummary
+from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Evaluation
 from phicalc.units import MEV
 
 MOST_POINTS = 20_000
 CUSTOMARY_UNITS = {"eV": "meV", "eV/atom": "meV/atom", "eV/Å": "meV/Å"}
 
 
-def customary(error: Error) -> Error:
+def customary(error: ErrorSummary) -> ErrorSummary:
     """An error in the unit in which people quote it: energies and forces in meV."""
     if error.unit not in CUSTOMARY_UNITS:
         return error
@@ -29,7 +30,7 @@ def customary(error: Error) -> Error:
     return replace(error, mae=error.mae / MEV, rmse=error.rmse / MEV, unit=unit)
 
 
-def describe_errors(errors: Mapping[str, Error]) -> str:
+def describe_errors(errors: Mapping[str, ErrorSummary]) -> str:
     """RMSE and MAE of all properties in one line; of the energy, that per atom."""
     parts = []
     for name, error in errors.items():

@@ -17,7 +17,6 @@ from phicalc.artifact import load_model, save_model
 from phicalc.electrostatics.poisson import solve_poisson
 from phicalc.errors import UnsupportedError
 from phicalc.export import describe
-from phicalc.model.checkpoint import Checkpoint
 from phicalc.model.config import ModelConfig, PooledConfig
 from tests.physics.models import energy, evaluate, make_model
 
@@ -151,10 +150,7 @@ def test_a_field_is_refused(molecule, tmp_path):
     model = make_model("painn", "qeq feedback", "float64")
     graph_field = np.array([0.1, 0.0, 0.0])
     potential = model.potential
-    path = tmp_path / "model.pt"
-    save_model(
-        model, path, describe(Checkpoint(potential, potential.config, potential.elements, {}))
-    )
+    path = save_model(model, tmp_path / "model.pt", describe(potential))
     molecule.calc = PhiCalculator(load_model(path), field=graph_field)
     with pytest.raises(UnsupportedError, match="charge feedback"):
         molecule.get_potential_energy()

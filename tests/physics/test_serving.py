@@ -10,7 +10,6 @@ from phicalc import PhiCalculator, fields
 from phicalc.artifact import load_model, save_model
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.export import describe
-from phicalc.model.checkpoint import Checkpoint
 
 from .models import CUTOFF, evaluate
 
@@ -18,11 +17,8 @@ from .models import CUTOFF, evaluate
 @pytest.fixture(scope="module")
 def served(model, tmp_path_factory):
     """The model written to a file and read back."""
-    potential = model.potential
     path = tmp_path_factory.mktemp("served") / "model.pt"
-    save_model(
-        model, path, describe(Checkpoint(potential, potential.config, potential.elements, {}))
-    )
+    save_model(model, path, describe(model.potential))
     return load_model(path)
 
 

@@ -11,7 +11,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from phicalc import fields
 from phicalc.artifact import save_model
 from phicalc.errors import DataError, ModelFileError, UnsupportedError
-from phicalc.model.checkpoint import save_checkpoint
+from phicalc.export import describe
+from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
+from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import parse_config
 from phicalc.train.evaluation import (
     Evaluable,
@@ -60,13 +62,8 @@ def test_a_checkpoint_has_the_errors_that_training_saw(best, clusters, tmp_path)
 
 
 def test_an_exported_model_has_the_errors_of_its_checkpoint(best, clusters, tmp_path):
-    artifact = pytest.importorskip("phicalc.artifact")
-    from phicalc.model.checkpoint import load_checkpoint
-    from phicalc.model.derivatives import Differentiated
-
     potential = load_checkpoint(best).potential
-    metadata = artifact.ModelMetadata(elements=potential.elements, cutoff=potential.cutoff)
-    path = artifact.save_model(Differentiated(potential), tmp_path / "model.pt", metadata)
+    path = save_model(Differentiated(potential), tmp_path / "model.pt", describe(potential))
     found = evaluate_file(path, clusters / "valid.xyz")
     assert found.errors["forces"].rmse == pytest.approx(recorded(best)["forces"]["rmse"], rel=1e-5)
 
