@@ -20,13 +20,11 @@ from phicalc.allocator import keep_freed_memory
 from phicalc.artifact import LoadedModel, ModelMetadata
 from phicalc.checks import check_pbc, check_positions, check_separation, check_species
 from phicalc.data.neighbours import NeighbourList
+from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError, UnsupportedError
 
 Graph = dict[str, Tensor]
-
-LARGEST_RESIDUAL = 1e-6
-"""Relative residual of Poisson's equation above which a result is an error, not a result."""
 
 
 @dataclass
@@ -219,7 +217,7 @@ class Evaluator:
             if not left <= LARGEST_RESIDUAL:
                 member.restart()
                 raise ConvergenceError(
-                    f"expected Poisson's equation solved to a residual of {LARGEST_RESIDUAL:.0e}, "
+                    f"expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
                     f"got {left:.1e}; the structure is far from all that the model was trained on"
                 )
             if self.cache:

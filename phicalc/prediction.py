@@ -21,6 +21,7 @@ from phicalc.artifact import LoadedModel, load_model, resolve_device
 from phicalc.checks import check_separation, check_structure, check_total_charge
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.read import Labels, read_structures
+from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -28,7 +29,7 @@ from phicalc.errors import (
     StructureError,
     UnsupportedError,
 )
-from phicalc.evaluator import LARGEST_RESIDUAL, check_support
+from phicalc.evaluator import check_support
 from phicalc.files import prepare_folder, replacing
 
 Array = NDArray[np.float64]

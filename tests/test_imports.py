@@ -32,11 +32,15 @@ ROOMS = {
     "artifact": ["model", *CHECKS, *GROUND],
     "export": ["artifact", "model", "data", *CHECKS, *GROUND],
     "train": ["artifact", "model", "data", *CHECKS, *GROUND],
-    "evaluator": ["artifact", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+    "evaluator": [
+        "artifact", "data.neighbours", "electrostatics.eigenbasis", "electrostatics.charge_solvers",
+        *CHECKS, *GROUND,
+    ],
     "response": ["evaluator", "artifact", *CHECKS, *GROUND],
     "calculator": [
         "response", "evaluator", "artifact", "electrostatics.eigenbasis", *CHECKS, *GROUND],
-    "prediction": ["evaluator", "artifact", "data", *CHECKS, *GROUND],
+    "prediction": [
+        "evaluator", "artifact", "data", "electrostatics.charge_solvers", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [
         "calculator", "evaluator", "workflows", "artifact", "model", *CHECKS, *GROUND,
