@@ -12,17 +12,6 @@ from phicalc import fields
 from phicalc.electrostatics.laplacian import node_sum
 
 
-def laplacian_rows(
-    weights: Tensor, edge_index: Tensor, slots: Tensor, num_structures: int, size: int
-) -> Tensor:
-    """L of every structure of a batch as padded dense blocks (B, M, M), differentiable."""
-    row = slots[edge_index[1]] * size
-    flat = torch.zeros(num_structures * size * size, dtype=weights.dtype, device=weights.device)
-    flat = flat.index_add(0, row + slots[edge_index[0]] % size, -weights)
-    flat = flat.index_add(0, row + slots[edge_index[1]] % size, weights)
-    return flat.view(num_structures, size, size)
-
-
 def flow_potential(source: Tensor, laplacian: Tensor, kernel: Tensor) -> Tensor:
     """φ of (1 + K L) φ = s, K = J + A, whose flow Lφ minimises E(p) for each structure of a batch.
 

@@ -32,12 +32,7 @@ from phicalc.electrostatics.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
-from phicalc.electrostatics.charge_flow import (
-    driven_charges,
-    flow_moment,
-    flow_potential,
-    laplacian_rows,
-)
+from phicalc.electrostatics.charge_flow import driven_charges, flow_moment, flow_potential
 from phicalc.electrostatics.charge_operator import (
     ACCURACY,
     CoulombOperator,
@@ -64,10 +59,11 @@ from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_difference,
     edge_weights,
+    laplacian_rows,
     node_sum,
     silence_sparse_notice,
 )
-from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+from phicalc.electrostatics.padding import from_rows, multiply_rows, row_slots, to_rows
 
 
 class SplitChargeHead(nn.Module):
@@ -212,9 +208,8 @@ class SplitChargeHead(nn.Module):
         slots, size = row_slots(graph[fields.BATCH], num)
         matrices = self.coulomb(species_index, graph, size)
         driven = driven_charges(weights, edge_drops(graph), edge_index, source)
-        base_rows = to_rows(base + driven, slots, num, size)
-        right = to_rows(source - hardness * driven, slots, num, size)
-        right = right - torch.matmul(matrices, base_rows[:, :, None]).squeeze(2)
+        felt = multiply_rows(matrices, base + driven, slots)
+        right = to_rows(source - hardness * driven - felt, slots, num, size)
         laplacian = laplacian_rows(weights, edge_index, slots, num, size)
         kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
         if self.training:
@@ -224,9 +219,7 @@ class SplitChargeHead(nn.Module):
             solved = flow_potential(right.detach(), laplacian.detach(), kernel.detach())
             potential = from_rows(solved, slots)
             flow = apply_laplacian(weights.detach(), edge_index, potential) + driven.detach()
-        rows = to_rows(base + flow, slots, num, size)
-        felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        return potential, flow, 0.5 * (base + flow) * felt
+        return potential, flow, 0.5 * (base + flow) * multiply_rows(matrices, base + flow, slots)
 
     def solve_iteratively(
         self,
@@ -297,9 +290,7 @@ class SplitChargeHead(nn.Module):
             right = to_rows(gradient, slots, num, size)
             adjoint = from_rows(flow_potential(right, laplacian, kernel.detach()), slots)
             adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
-            rows = to_rows(charges, slots, num, size)
-            felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-            coupling = adjoint_flow * felt
+            coupling = adjoint_flow * multiply_rows(matrices, charges, slots)
         else:
             operator = self.operator(species_index, graph)
             adjoint, _, residual = flow_iteratively(
@@ -396,10 +387,4 @@ class SplitChargeHead(nn.Module):
         if not self.needs_positions:
             num = graph[fields.TOTAL_CHARGE].shape[0]
             return torch.zeros(num, size, size, dtype=torch.float64, device=species_index.device)
-        return coulomb_matrices(
-            graph[fields.POSITIONS],
-            graph[fields.CELL],
-            graph[fields.PBC],
-            graph[fields.BATCH],
-            self.widths(species_index),
-        )
+        return coulomb_matrices(graph, self.widths(species_index))
