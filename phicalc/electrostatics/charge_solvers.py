@@ -60,9 +60,11 @@ def solver_tolerance(
 def check_converged(residual: float, largest: float = LARGEST_RESIDUAL) -> None:
     """Raise ConvergenceError where an iteration gave up far from its goal, or at NaN."""
     if not residual <= largest:
+        # TorchScript knows no other format that is fit for small numbers.
+        numbers = "%e, got %e" % (largest, residual)  # noqa: UP031
         raise ConvergenceError(
-            "expected charges solved to a relative residual of %e, got %e; the structure is far "
-            "from all that the model was trained on" % (largest, residual)  # noqa: UP031
+            f"expected charges solved to a relative residual of {numbers}; the structure is far "
+            "from all that the model was trained on"
         )
 
 

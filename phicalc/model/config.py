@@ -175,8 +175,8 @@ class ModelConfig(StrictModel):
             )
         if "phi-spectral" in kinds and ("phi" in kinds or "phi-coulomb" in kinds):
             raise ValueError(
-                f"heads: expected phi-spectral, a baseline, in place of phi, got {', '.join(kinds)}: "
-                "each has a potential and a Laplacian of its own; remove one"
+                "heads: expected phi-spectral, a baseline, in place of phi, got "
+                f"{', '.join(kinds)}: each has a potential of its own; remove one"
             )
         if self.charge_feedback and not set(kinds) - {"pooled"}:
             raise ValueError(
