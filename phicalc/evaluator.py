@@ -147,7 +147,7 @@ class Evaluator:
             fields.BATCH: torch.zeros_like(species, device=self.device),
         }
         for member in self._members:
-            member.cache.restart()
+            member.restart()
 
     def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
         cell = np.where(atoms.pbc[:, None], atoms.cell.array, 0.0)[None]
@@ -186,10 +186,8 @@ class Evaluator:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""
         if not self.cache:
             return {}
-        num_atoms = graph[fields.SPECIES].shape[0]
-        member.charges.basis(num_atoms)  # notices another structure
         entries = {
-            fields.BASIS: member.cache.basis(num_atoms),
+            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
             fields.POTENTIAL_GUESS: member.cache.guess(),
             fields.CHARGE_GUESS: member.charges.guess(),
         }
