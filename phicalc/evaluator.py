@@ -20,13 +20,11 @@ from phicalc.allocator import keep_freed_memory
 from phicalc.artifact import LoadedModel
 from phicalc.checks import check_positions, check_separation, check_species, check_support
 from phicalc.data.neighbours import NeighbourList, periodic_cell
+from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError
 
 Graph = dict[str, Tensor]
-
-LARGEST_RESIDUAL = 1e-6
-"""Relative residual of Poisson's equation above which a result is an error, not a result."""
 
 
 @dataclass
@@ -149,7 +147,7 @@ class Evaluator:
             fields.BATCH: torch.zeros_like(species, device=self.device),
         }
         for member in self._members:
-            member.cache.restart()
+            member.restart()
 
     def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
         cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
@@ -188,10 +186,8 @@ class Evaluator:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""
         if not self.cache:
             return {}
-        num_atoms = graph[fields.SPECIES].shape[0]
-        member.charges.basis(num_atoms)  # notices another structure
         entries = {
-            fields.BASIS: member.cache.basis(num_atoms),
+            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
             fields.POTENTIAL_GUESS: member.cache.guess(),
             fields.CHARGE_GUESS: member.charges.guess(),
         }
@@ -219,7 +215,7 @@ class Evaluator:
             if not left <= LARGEST_RESIDUAL:
                 member.restart()
                 raise ConvergenceError(
-                    f"expected Poisson's equation solved to a residual of {LARGEST_RESIDUAL:.0e}, "
+                    f"expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
                     f"got {left:.1e}; the structure is far from all that the model was trained on"
                 )
             if self.cache:

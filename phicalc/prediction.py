@@ -27,6 +27,7 @@ from phicalc.checks import (
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.device import resolve_device
+from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -34,7 +35,6 @@ from phicalc.errors import (
     StructureError,
     UnsupportedError,
 )
-from phicalc.evaluator import LARGEST_RESIDUAL
 from phicalc.files import prepare_folder, replacing
 
 Array = NDArray[np.float64]

@@ -17,11 +17,18 @@ from ase.build import bulk as build_bulk
 from ase.build import molecule as build_molecule
 from ase.md.verlet import VelocityVerlet
 
-from phicalc.artifact import LoadedModel, load_model
+from phicalc import fields
+from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.calculator import PhiCalculator
 from phicalc.errors import StructureError
+from phicalc.evaluator import Evaluator
 
-from .reference_models import lennard_jones_model, phi_model
+from .reference_models import (
+    lennard_jones_model,
+    phi_model,
+    small_metadata,
+    small_potential,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,31 @@ def test_the_same_numbers_of_atoms_but_others(model):
     atoms.get_forces()
     atoms.numbers[:] = [6, 1, 17]
     assert np.array_equal(atoms.get_forces(), cold_forces(model, atoms))
+
+
+def test_another_molecule_of_equal_size_starts_cold():
+    """Isomers in turn, charges by iterations: those of one are no start for the other."""
+    network = small_potential("float64", heads=[{"kind": "qeq"}])
+    network.potential.heads[0].dense_limit = 0
+    model = load_model(model_bytes(network, small_metadata("float64", heads=["qeq"])))
+    evaluator = Evaluator([model], skin=1.0, cache=True, threads=None)
+    total = 0
+    for name in ("CH3CH2OH", "CH3OCH3", "CH3CH2OH"):
+        atoms = build_molecule(name)
+        fresh = Evaluator([model], skin=1.0, cache=True, threads=None)
+        (expected,), (found,) = fresh(atoms, 0.0), evaluator(atoms, 0.0)
+        for key in (fields.ENERGY, fields.FORCES, fields.CHARGES):
+            assert torch.equal(found.output[key], expected.output[key])
+        assert fields.CHARGE_GUESS not in found.graph
+        iterations = fresh.cache_info()["solver_last_iterations"]
+        assert evaluator.cache_info()["solver_last_iterations"] == iterations > 1
+        total += iterations
+        (again,) = evaluator(atoms, 0.0)  # the same structure once more is solved already
+        assert evaluator.cache_info()["solver_last_iterations"] == 0
+        assert fields.CHARGE_GUESS in again.graph
+    info = evaluator.cache_info()
+    assert (info["solver_steps"], info["solver_topologies"]) == (6, 3)
+    assert info["solver_iterations"] == total
 
 
 def test_md_with_caches_follows_the_cold_solve(model):

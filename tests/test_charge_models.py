@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from phicalc import PhiCalculator, fields
 from phicalc.artifact import LoadedModel, load_model, model_bytes
+from phicalc.data.graph import collate, graph_dict, to_graph
+from phicalc.data.read import Labels
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
@@ -157,7 +159,32 @@ def test_a_warm_start_saves_iterations_and_changes_nothing(heads, bulk):
     assert 0 < iterations[-1] < 0.7 * iterations[0]
 
 
-@pytest.mark.parametrize("kinds", [["qeq", "qeq"], ["phi", "phi-coulomb"]])
-def test_heads_that_exclude_each_other(kinds):
-    with pytest.raises(ValidationError, match="heads: "):
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (["qeq", "qeq"], "at most one of each kind, got qeq, qeq"),
+        (["phi", "phi-coulomb"], "phi-coulomb contains phi"),
+        (["qeq", "local"], "at most one of qeq, phi-coulomb, local, got qeq, local"),
+        (["local", "pooled", "phi-coulomb"], "got local, phi-coulomb: .* more than once"),
+        (["qeq", "phi", "phi-coulomb"], "phi-coulomb contains phi"),
+        (["phi", "phi-spectral"], "in place of phi, got phi, phi-spectral"),
+        (["phi-spectral", "phi-coulomb"], "in place of phi, got phi-spectral, phi-coulomb"),
+    ],
+)
+def test_heads_that_exclude_each_other(kinds, message):
+    with pytest.raises(ValidationError, match=f"heads: .*{message}"):
         ModelConfig(heads=[{"kind": kind} for kind in kinds])
+
+
+@pytest.mark.parametrize("charged", ["qeq", "phi-coulomb", "local"])
+def test_heads_that_go_together(charged, molecule):
+    """Reported charges are those of the one head with Coulomb sums, plus a neutral part of Φ's."""
+    kinds = [charged, "pooled"] if charged == "phi-coulomb" else ["phi", charged, "pooled"]
+    model = small_potential("float64", heads=[{"kind": kind} for kind in kinds])
+    graph = graph_dict(collate([to_graph(molecule, 4.0, Labels(total_charge=2.0))]))
+    index = model.potential.species_index[graph[fields.SPECIES]]
+    features = model.potential.features(index, graph)
+    parts = [head(features, index, graph) for head in model.potential.heads]
+    charges = sum(part[fields.CHARGES] for part in parts if fields.CHARGES in part).detach()
+    assert float(charges.sum()) == pytest.approx(2.0, abs=1e-12)
+    assert_allclose(model(graph)[fields.CHARGES], charges, atol=1e-12)

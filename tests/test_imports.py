@@ -35,14 +35,17 @@ ROOMS = {
     "export": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
     "train": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
     "evaluator": [
-        "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND],
+        "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis",
+        "electrostatics.charge_solvers", *CHECKS, *GROUND,
+    ],
     "response": ["evaluator", "artifact", "metadata", *CHECKS, *GROUND],
     "committee": GROUND,
     "calculator": [
         "response", "evaluator", "committee", "artifact", "electrostatics.eigenbasis", *CHECKS,
         *GROUND,
     ],
-    "prediction": ["evaluator", "artifact", "data", *CHECKS, *GROUND],
+    "prediction": [
+        "evaluator", "artifact", "data", "electrostatics.charge_solvers", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files"],
     "bench_box": [
         "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,

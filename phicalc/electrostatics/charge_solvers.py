@@ -38,6 +38,9 @@ ROUNDING: float = 1e-8
 SINGLE_TOLERANCE: float = 1e-6
 """The same for a network in single precision."""
 
+LARGEST_RESIDUAL: float = 1e-6
+"""Relative residual of a solve above which a result is an error, not a result."""
+
 MAX_ITERATIONS: int = 1000
 """Where they give up and report the residual they have."""
 
@@ -54,13 +57,28 @@ def solver_tolerance(
     return single if features.dtype == torch.float32 else double
 
 
-def check_converged(residual: float) -> None:
-    """Raise ConvergenceError where an iteration gave up far from its goal."""
-    if not residual <= 1e-6:
+def check_converged(residual: float, largest: float = LARGEST_RESIDUAL) -> None:
+    """Raise ConvergenceError where an iteration gave up far from its goal, or at NaN."""
+    if not residual <= largest:
+        # TorchScript knows no other format that is fit for small numbers.
+        numbers = "%e, got %e" % (largest, residual)  # noqa: UP031
         raise ConvergenceError(
-            "expected charges solved to a relative residual of 1e-6; the structure is far from all "
-            "that the model was trained on"
+            f"expected charges solved to a relative residual of {numbers}; the structure is far "
+            "from all that the model was trained on"
         )
+
+
+def relative_square(square: float, norm: float) -> float:
+    """A squared residual over that of a source, which has none if it is nothing."""
+    return square if norm == 0.0 else square / norm
+
+
+def root(square: float) -> float:
+    """√ of a square that rounding may have made negative. NaN stays NaN and never converged.
+
+    Not max(square, 0.0), which is 0.0 for NaN in TorchScript.
+    """
+    return 0.0 if square < 0.0 else square**0.5
 
 
 def screening_mesh(
@@ -159,7 +177,7 @@ def equilibrate_iteratively(
             max_iterations,
         )
         iterations += more
-    return charges, iterations, max(square, 0.0) ** 0.5
+    return charges, iterations, root(square)
 
 
 def descend(
@@ -207,7 +225,7 @@ def descend(
         direction = torch.add(step, direction, alpha=rho_next / rho)
         rho = rho_next
         iterations += 1
-    return charges, iterations, rho / norm
+    return charges, iterations, relative_square(rho, norm)
 
 
 def flow_iteratively(
@@ -267,7 +285,7 @@ def flow_iteratively(
         direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
         rho = rho_next
         iterations += 1
-    return potential, iterations, (max(rho, 0.0) / max(norm, 1e-300)) ** 0.5
+    return potential, iterations, root(relative_square(rho, norm))
 
 
 def kernel(hardness: Tensor, operator: Optional[CoulombOperator], charges: Tensor) -> Tensor:

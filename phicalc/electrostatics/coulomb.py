@@ -17,11 +17,12 @@ which is a quarter of what torch-pme's box of k-vectors holds.
 """
 
 import math
-from typing import List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
 
+from phicalc import fields
 from phicalc.electrostatics.padding import row_slots, to_rows
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
@@ -37,25 +38,14 @@ WAVE_RANGE: float = 5.26
 
 
 def coulomb_matrices(
-    positions: Tensor,
-    cell: Tensor,
-    pbc: Tensor,
-    batch: Tensor,
-    widths: Tensor,
-    coulomb_constant: float = COULOMB_CONSTANT,
+    graph: Dict[str, Tensor], widths: Tensor, constant: float = COULOMB_CONSTANT
 ) -> Tensor:
     """A of every structure of a batch, padded with zeros.
 
     Parameters
     ----------
-    positions
-        (N, 3) | Å
-    cell
-        (B, 3, 3) | Å | rows are cell vectors; ignored where not periodic
-    pbc
-        (B, 3) bool
-    batch
-        (N,) | structure of each atom, ascending
+    graph
+        needs POSITIONS, CELL, PBC and BATCH, which is ascending
     widths
         (N,) | Å | σ > 0 of the Gaussian charges
 
@@ -69,13 +59,14 @@ def coulomb_matrices(
     UnsupportedError
         A structure is periodic in one or two directions.
     """
+    cell, pbc, batch = graph[fields.CELL], graph[fields.PBC], graph[fields.BATCH]
     refuse_partial_pbc(pbc)
     num_structures = cell.shape[0]
     slots, size = row_slots(batch, num_structures)
-    rows = to_rows(positions, slots, num_structures, size)
+    rows = to_rows(graph[fields.POSITIONS], slots, num_structures, size)
     spread = to_rows(widths, slots, num_structures, size)
     if not bool(pbc.any()):
-        return coulomb_constant * direct_matrix(rows, spread)
+        return constant * direct_matrix(rows, spread)
     counts = torch.bincount(batch, minlength=num_structures)
     matrices: List[Tensor] = []
     for b in range(num_structures):
@@ -85,7 +76,7 @@ def coulomb_matrices(
         else:
             matrix = direct_matrix(rows[b : b + 1, :n], spread[b : b + 1, :n])[0]
         matrices.append(torch.nn.functional.pad(matrix, [0, size - n, 0, size - n]))
-    return coulomb_constant * torch.stack(matrices)
+    return constant * torch.stack(matrices)
 
 
 def direct_matrix(positions: Tensor, widths: Tensor) -> Tensor:

@@ -59,12 +59,21 @@ def adjacency_matrix(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Ten
     return torch.sparse_csr_tensor(rows, edge_index[0], weights, shape, dtype=weights.dtype)
 
 
+def laplacian_rows(
+    weights: Tensor, edge_index: Tensor, slots: Tensor, num_structures: int, size: int
+) -> Tensor:
+    """L of every structure of a batch as padded dense blocks (B, M, M), differentiable."""
+    row = slots[edge_index[1]] * size
+    flat = torch.zeros(num_structures * size * size, dtype=weights.dtype, device=weights.device)
+    flat = flat.index_add(0, row + slots[edge_index[0]] % size, -weights)
+    flat = flat.index_add(0, row + slots[edge_index[1]] % size, weights)
+    return flat.view(num_structures, size, size)
+
+
 def dense_laplacian(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
-    """L as a dense (N, N) matrix, for small systems and for checks."""
-    flat = edge_index[1] * num_nodes + edge_index[0]
-    matrix = torch.zeros(num_nodes * num_nodes, dtype=weights.dtype, device=weights.device)
-    matrix = matrix.index_add(0, flat, weights).view(num_nodes, num_nodes)
-    return torch.diag(matrix.sum(1)) - matrix
+    """L of one structure as a dense (N, N) matrix, for small systems and for checks."""
+    nodes = torch.arange(num_nodes, device=weights.device)
+    return laplacian_rows(weights, edge_index, nodes, 1, num_nodes)[0]
 
 
 def silence_sparse_notice() -> None:

@@ -21,7 +21,7 @@ from phicalc.electrostatics.electric_field import (
 )
 from phicalc.electrostatics.electronegativity import starting_charges
 from phicalc.electrostatics.laplacian import silence_sparse_notice
-from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+from phicalc.electrostatics.padding import multiply_rows, row_slots
 
 
 class LocalChargesHead(nn.Module):
@@ -75,14 +75,9 @@ class LocalChargesHead(nn.Module):
             operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
             energies = coulomb_energies(operator, charges, graph)
         else:
-            batch = graph[fields.BATCH]
-            slots, size = row_slots(batch, num)
-            matrices = coulomb_matrices(
-                graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
-            )
-            rows = to_rows(charges, slots, num, size)
-            potential = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-            energies = 0.5 * charges * potential
+            slots, _ = row_slots(graph[fields.BATCH], num)
+            matrices = coulomb_matrices(graph, widths)
+            energies = 0.5 * charges * multiply_rows(matrices, charges, slots)
         outside = field_potential(graph)
         if outside is not None:
             refuse_periodic_field(graph)

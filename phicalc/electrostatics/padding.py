@@ -30,3 +30,9 @@ def to_rows(values: Tensor, slots: Tensor, num_structures: int, size: int) -> Te
 def from_rows(rows: Tensor, slots: Tensor) -> Tensor:
     """Back from rows (B, M) to the values (N,) of the atoms."""
     return rows.reshape(-1).index_select(0, slots)
+
+
+def multiply_rows(matrices: Tensor, values: Tensor, slots: Tensor) -> Tensor:
+    """Matrices (B, M, M) times the values (N,) of their structures' atoms: (N,)."""
+    rows = to_rows(values, slots, matrices.shape[0], matrices.shape[1])
+    return from_rows(torch.matmul(matrices, rows[:, :, None]), slots)

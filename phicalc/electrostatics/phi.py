@@ -40,7 +40,6 @@ class PhiHead(nn.Module):
         replace the edge weights by random ones, a baseline
     """
 
-    name: str = "phi"
     physical = ("base_source", "log_mu", "strength")
 
     def __init__(

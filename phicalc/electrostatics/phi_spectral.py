@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import AtomScalar
-from phicalc.electrostatics.charge_flow import laplacian_rows
 from phicalc.electrostatics.electronegativity import starting_charges
-from phicalc.electrostatics.laplacian import apply_laplacian, edge_weights
+from phicalc.electrostatics.laplacian import apply_laplacian, edge_weights, laplacian_rows
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 BISECTIONS: int = 60

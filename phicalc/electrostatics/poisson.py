@@ -11,7 +11,13 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor
 
-from phicalc.electrostatics.laplacian import adjacency_matrix, edge_difference, node_sum
+from phicalc.electrostatics.laplacian import (
+    adjacency_matrix,
+    edge_difference,
+    laplacian_rows,
+    node_sum,
+)
+from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
 TOLERANCE: float = 1e-9
 """Relative residual of the preconditioned system at which the iteration stops."""
@@ -32,21 +38,12 @@ def solve_direct(
     weights: Tensor, edge_index: Tensor, mu: Tensor, b: Tensor, batch: Tensor
 ) -> Tensor:
     """Cholesky solve of every structure as one padded batch of dense blocks: (N,) → (N,)."""
-    counts = torch.bincount(batch)
-    size = int(counts.max())
-    num_blocks = int(counts.shape[0])
-    local = torch.arange(b.shape[0], device=b.device) - (torch.cumsum(counts, 0) - counts)[batch]
-    slot = batch * size + local
-    row = slot[edge_index[1]] * size
-    matrix = torch.zeros(num_blocks * size * size, dtype=b.dtype, device=b.device)
-    matrix = matrix.index_add(0, row + local[edge_index[0]], -weights)
-    matrix = matrix.index_add(0, row + local[edge_index[1]], weights)
-    matrix = matrix.view(num_blocks, size, size)
-    matrix.diagonal(0, 1, 2).add_(mu)
-    right = torch.zeros(num_blocks * size, dtype=b.dtype, device=b.device)
-    right = right.index_copy(0, slot, b).view(num_blocks, size, 1)
-    factor = torch.linalg.cholesky(matrix)
-    return torch.cholesky_solve(right, factor).view(-1).index_select(0, slot)
+    num = int(batch.max()) + 1
+    slots, size = row_slots(batch, num)
+    matrices = laplacian_rows(weights, edge_index, slots, num, size)
+    matrices.diagonal(0, 1, 2).add_(mu)
+    right = to_rows(b, slots, num, size)[:, :, None]
+    return from_rows(torch.cholesky_solve(right, torch.linalg.cholesky(matrices)), slots)
 
 
 def solve_iterative(

@@ -37,7 +37,7 @@ from phicalc.electrostatics.electric_field import (
 )
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import silence_sparse_notice
-from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+from phicalc.electrostatics.padding import from_rows, multiply_rows, row_slots, to_rows
 
 
 def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:
@@ -190,9 +190,7 @@ class QEqHead(nn.Module):
             num, size = kernel.shape[0], kernel.shape[1]
             rows = to_rows(-gradient, slots, num, size)
             adjoint = from_rows(equilibrate(rows, kernel.detach(), neutral), slots)
-            rows = to_rows(charges, slots, num, size)
-            potential = from_rows(torch.matmul(kernel, rows[:, :, None]).squeeze(2), slots)
-            energies: Tensor = -adjoint * (chi + potential)
+            energies: Tensor = -adjoint * (chi + multiply_rows(kernel, charges, slots))
         else:
             operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
             diagonal = hardness.detach() + operator.diagonal
@@ -260,19 +258,17 @@ class QEqHead(nn.Module):
         kernel, slots = self.kernel_rows(hardness, widths, graph)
         chi_rows = to_rows(chi, slots, kernel.shape[0], kernel.shape[1])
         if self.training:
-            charges = equilibrate(chi_rows, kernel, total_charge)
+            rows = equilibrate(chi_rows, kernel, total_charge)
         else:
-            charges = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
-        potential = torch.matmul(kernel, charges[:, :, None]).squeeze(2)
-        return from_rows(charges, slots), from_rows(potential, slots)
+            rows = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
+        charges = from_rows(rows, slots)
+        return charges, multiply_rows(kernel, charges, slots)
 
     def kernel_rows(
         self, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
     ) -> Tuple[Tensor, Tensor]:
         """J + A of a batch (B, M, M) | eV/e², and the place of every atom in its rows (N,)."""
-        batch, num = graph[fields.BATCH], graph[fields.TOTAL_CHARGE].shape[0]
-        slots, size = row_slots(batch, num)
-        kernel = coulomb_matrices(
-            graph[fields.POSITIONS], graph[fields.CELL], graph[fields.PBC], batch, widths
-        )
-        return kernel + torch.diag_embed(to_rows(hardness, slots, num, size)), slots
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        slots, size = row_slots(graph[fields.BATCH], num)
+        diagonal = torch.diag_embed(to_rows(hardness, slots, num, size))
+        return coulomb_matrices(graph, widths) + diagonal, slots

@@ -20,7 +20,7 @@ That gives a crystal a polarisation that no choice of periodic images changes, b
 In a uniform field f the energy is E − f·PV, and p_e = w_e (φ_i − φ_j − f·r_e).
 """
 
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -33,41 +33,41 @@ from phicalc.electrostatics.atom_parameters import (
     start_widths,
 )
 from phicalc.electrostatics.charge_flow import (
-    driven_charges,
+    FlowParameters,
+    dense_potential,
+    detached,
+    driving_differences,
     flow_moment,
-    flow_potential,
-    laplacian_rows,
+    flow_response,
+    solve_flow_densely,
+    solve_flow_iteratively,
 )
 from phicalc.electrostatics.charge_operator import (
     ACCURACY,
     CoulombOperator,
-    apply_operator,
     coulomb_coupling,
     coulomb_energies,
     coulomb_operator,
 )
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
-    TOLERANCE,
     check_converged,
     flow_iteratively,
-    kernel,
     solver_tolerance,
 )
 from phicalc.electrostatics.coulomb import coulomb_matrices
-from phicalc.electrostatics.electric_field import FieldResponse, edge_drops, field_potential
+from phicalc.electrostatics.electric_field import FieldResponse, field_potential
 from phicalc.electrostatics.electronegativity import (
     pauling_electronegativities,
     starting_charges,
 )
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
-    edge_difference,
     edge_weights,
     node_sum,
     silence_sparse_notice,
 )
-from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
+from phicalc.electrostatics.padding import multiply_rows, row_slots
 
 
 class SplitChargeHead(nn.Module):
@@ -148,34 +148,30 @@ class SplitChargeHead(nn.Module):
         UnsupportedError
             A field on a periodic structure whose base charges depend on the features.
         """
-        edge_index = graph[fields.EDGE_INDEX]
-        weights = self.weights(species_index, edge_index, graph[fields.EDGE_VECTORS])
-        source = self.source(features, species_index)
-        hardness = self.hardness(species_index)
-        base = self.base_charges(features, species_index, graph)
+        parameters = self.flow_parameters(features, species_index, graph)
+        weights, hardness, base = parameters.weights, parameters.hardness, parameters.base
         num = graph[fields.TOTAL_CHARGE].shape[0]
-        if self.training or num > 1 or source.shape[0] <= self.dense_limit:
-            potential, flow, interaction = self.solve_densely(
-                source, weights, hardness, base, species_index, graph
+        if self.training or num > 1 or base.shape[0] <= self.dense_limit:
+            matrices = self.coulomb(species_index, graph)
+            potential, flow, interaction = solve_flow_densely(
+                parameters, matrices, graph, self.training
             )
             iterations, residual = 0, 0.0
         else:
             operator = self.operator(species_index, graph)
             tolerance = solver_tolerance(self.tolerance, features[0])
-            potential, flow, iterations, residual = self.solve_iteratively(
-                source, weights, hardness, base, operator, graph, tolerance
+            potential, flow, iterations, residual = solve_flow_iteratively(
+                parameters, operator, graph, tolerance
             )
             interaction = torch.zeros_like(flow)
             if operator is not None:
                 interaction = coulomb_energies(operator, base + flow, graph)
-        differences, drops = edge_difference(potential, edge_index), edge_drops(graph)
-        if drops is not None:
-            differences = differences - drops
+        differences = driving_differences(potential, graph)
         edge_energy = weights * differences**2
         energies = (
             potential * flow
-            - 0.25 * node_sum(edge_energy, edge_index, potential.shape[0])
-            + (0.5 * hardness * flow - source) * flow
+            - 0.25 * node_sum(edge_energy, graph[fields.EDGE_INDEX], potential.shape[0])
+            + (0.5 * hardness * flow - parameters.source) * flow
             + interaction
         )
         outside = field_potential(graph)
@@ -197,67 +193,6 @@ class SplitChargeHead(nn.Module):
         if self.needs_positions:
             output[fields.MOMENT] = flow_moment(base, weights * differences, graph)
         return output
-
-    def solve_densely(
-        self,
-        source: Tensor,
-        weights: Tensor,
-        hardness: Tensor,
-        base: Tensor,
-        species_index: Tensor,
-        graph: Dict[str, Tensor],
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        """φ | V, ρ | e and the Coulomb energies ½ q_i (Aq)_i | eV, all (N,), for a batch."""
-        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
-        slots, size = row_slots(graph[fields.BATCH], num)
-        matrices = self.coulomb(species_index, graph, size)
-        driven = driven_charges(weights, edge_drops(graph), edge_index, source)
-        base_rows = to_rows(base + driven, slots, num, size)
-        right = to_rows(source - hardness * driven, slots, num, size)
-        right = right - torch.matmul(matrices, base_rows[:, :, None]).squeeze(2)
-        laplacian = laplacian_rows(weights, edge_index, slots, num, size)
-        kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
-        if self.training:
-            potential = from_rows(flow_potential(right, laplacian, kernel), slots)
-            flow = apply_laplacian(weights, edge_index, potential) + driven
-        else:
-            solved = flow_potential(right.detach(), laplacian.detach(), kernel.detach())
-            potential = from_rows(solved, slots)
-            flow = apply_laplacian(weights.detach(), edge_index, potential) + driven.detach()
-        rows = to_rows(base + flow, slots, num, size)
-        felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-        return potential, flow, 0.5 * (base + flow) * felt
-
-    def solve_iteratively(
-        self,
-        source: Tensor,
-        weights: Tensor,
-        hardness: Tensor,
-        base: Tensor,
-        operator: Optional[CoulombOperator],
-        graph: Dict[str, Tensor],
-        tolerance: float = TOLERANCE,
-    ) -> Tuple[Tensor, Tensor, int, float]:
-        """The same for one large structure, without matrices and without derivatives of φ.
-
-        Starts from POTENTIAL_GUESS, if there is one; iterations and residual besides.
-        """
-        edge_index = graph[fields.EDGE_INDEX]
-        driven = driven_charges(weights, edge_drops(graph), edge_index, source).detach()
-        right = source.detach() - hardness.detach() * driven
-        if operator is not None:
-            right = right - apply_operator(operator, base.detach() + driven)
-        potential, iterations, residual = flow_iteratively(
-            right,
-            weights.detach(),
-            edge_index,
-            hardness.detach(),
-            operator,
-            graph.get(fields.POTENTIAL_GUESS),
-            tolerance,
-        )
-        flow = apply_laplacian(weights.detach(), edge_index, potential) + driven
-        return potential, flow, iterations, residual
 
     def adjoint_energies(
         self,
@@ -284,40 +219,34 @@ class SplitChargeHead(nn.Module):
         ConvergenceError
         """
         edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
-        potential, weights = result[fields.POTENTIAL], result[fields.LAPLACIAN_WEIGHTS]
-        fixed = weights.detach()
-        flow = apply_laplacian(fixed, edge_index, potential)
-        source, hardness = self.source(features, species_index), self.hardness(species_index)
-        charges = self.base_charges(features, species_index, graph) + flow
-        if num > 1 or source.shape[0] <= self.dense_limit:
-            slots, size = row_slots(graph[fields.BATCH], num)
-            matrices = self.coulomb(species_index, graph, size)
-            laplacian = laplacian_rows(fixed, edge_index, slots, num, size)
-            kernel = matrices + torch.diag_embed(to_rows(hardness, slots, num, size))
-            right = to_rows(gradient, slots, num, size)
-            adjoint = from_rows(flow_potential(right, laplacian, kernel.detach()), slots)
-            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
-            rows = to_rows(charges, slots, num, size)
-            felt = from_rows(torch.matmul(matrices, rows[:, :, None]).squeeze(2), slots)
-            coupling = adjoint_flow * felt
+        parameters = self.flow_parameters(features, species_index, graph)
+        fixed, potential = detached(parameters), result[fields.POTENTIAL]
+        flow = apply_laplacian(fixed.weights, edge_index, potential)
+        charges = parameters.base + flow
+        if num > 1 or flow.shape[0] <= self.dense_limit:
+            matrices = self.coulomb(species_index, graph)
+            adjoint = dense_potential(gradient, fixed, matrices.detach(), graph)
+            adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
+            slots, _ = row_slots(graph[fields.BATCH], num)
+            coupling = adjoint_flow * multiply_rows(matrices, charges, slots)
         else:
             operator = self.operator(species_index, graph)
             adjoint, _, residual = flow_iteratively(
                 gradient,
-                fixed,
+                fixed.weights,
                 edge_index,
-                hardness.detach(),
+                fixed.hardness,
                 operator,
                 None,
                 solver_tolerance(self.tolerance, features[0]),
             )
             check_converged(residual)
-            adjoint_flow = apply_laplacian(fixed, edge_index, adjoint)
+            adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
             coupling = torch.zeros_like(flow)
             if operator is not None:
                 coupling = coulomb_coupling(operator, adjoint_flow, charges, graph) / flow.shape[0]
-        of_potential = flow - apply_laplacian(weights, edge_index, potential)
-        of_flow = potential + hardness * flow - source
+        of_potential = flow - apply_laplacian(parameters.weights, edge_index, potential)
+        of_flow = potential + parameters.hardness * flow - parameters.source
         energies: Tensor = -adjoint * of_potential - adjoint_flow * of_flow - coupling
         return energies
 
@@ -335,46 +264,19 @@ class SplitChargeHead(nn.Module):
         ConvergenceError
         """
         self.base_charges.require_constant(species_index, graph)
-        edge_index, vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS]
-        weights = self.weights(species_index, edge_index, vectors)
-        source, hardness = self.source(features, species_index), self.hardness(species_index)
-        base = self.base_charges(features, species_index, graph)
-        operator = self.operator(species_index, graph)
-        potential, flow, _, residual = self.solve_iteratively(
-            source, weights, hardness, base, operator, graph
+        parameters = self.flow_parameters(features, species_index, graph)
+        return flow_response(parameters, self.operator(species_index, graph), graph)
+
+    def flow_parameters(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> FlowParameters:
+        """Sources, weights, hardnesses and base charges; arguments of ``forward``."""
+        return FlowParameters(
+            self.source(features, species_index),
+            self.weights(species_index, graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS]),
+            self.hardness(species_index),
+            self.base_charges(features, species_index, graph),
         )
-        check_converged(residual)
-        drops = edge_drops(graph)
-        differences = edge_difference(potential, edge_index)
-        if drops is not None:
-            differences = differences - drops
-        moment = flow_moment(base, weights * differences, graph)[0]
-        mixed: List[Tensor] = []
-        polarisability: List[Tensor] = []
-        for axis in range(3):
-            along = vectors[:, axis]
-            driven = driven_charges(weights, along, edge_index, source).detach()
-            change, _, residual = flow_iteratively(
-                -kernel(hardness.detach(), operator, driven),
-                weights.detach(),
-                edge_index,
-                hardness.detach(),
-                operator,
-            )
-            check_converged(residual)
-            flow_change = apply_laplacian(weights.detach(), edge_index, change) + driven
-            difference_change = edge_difference(change, edge_index) - along
-            coupling = torch.zeros_like(source).sum()
-            if operator is not None:
-                coupling = coulomb_coupling(operator, flow_change, base + flow, graph)
-            mixed.append(
-                coupling
-                - (flow_change * source).sum()
-                - 0.5 * (weights * differences * difference_change).sum()
-                - (base * graph[fields.POSITIONS][:, axis]).sum()
-            )
-            polarisability.append(-0.5 * torch.mv(vectors.t(), weights * difference_change))
-        return FieldResponse(torch.stack(mixed), moment, torch.stack(polarisability, 1))
 
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""
@@ -391,15 +293,10 @@ class SplitChargeHead(nn.Module):
             return None
         return coulomb_operator(graph, self.widths(species_index), self.cutoff, self.accuracy)
 
-    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], size: int) -> Tensor:
+    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor]) -> Tensor:
         """A (B, M, M) | eV/e², or zeros without Coulomb."""
-        if not self.needs_positions:
-            num = graph[fields.TOTAL_CHARGE].shape[0]
-            return torch.zeros(num, size, size, dtype=torch.float64, device=species_index.device)
-        return coulomb_matrices(
-            graph[fields.POSITIONS],
-            graph[fields.CELL],
-            graph[fields.PBC],
-            graph[fields.BATCH],
-            self.widths(species_index),
-        )
+        if self.needs_positions:
+            return coulomb_matrices(graph, self.widths(species_index))
+        num = graph[fields.TOTAL_CHARGE].shape[0]
+        _, size = row_slots(graph[fields.BATCH], num)
+        return torch.zeros(num, size, size, dtype=torch.float64, device=species_index.device)

@@ -134,6 +134,10 @@ WITHOUT_COULOMB = (PhiConfig, PhiSpectralConfig, PooledConfig)
 DENSE_IN_BATCHES = ("qeq", "phi-coulomb", "local")
 
 
+CONSTRAINED = ("qeq", "phi-coulomb", "local")
+"""Heads whose charges sum to the total charge; those of Φ are neutral in every fragment."""
+
+
 def sums_coulomb(head: HeadConfig) -> bool:
     """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
     return not isinstance(head, WITHOUT_COULOMB) and getattr(head, "coulomb", True)
@@ -180,6 +184,18 @@ class ModelConfig(StrictModel):
             raise ValueError(f"heads: expected at most one of each kind, got {', '.join(kinds)}")
         if "phi" in kinds and "phi-coulomb" in kinds:
             raise ValueError("heads: phi-coulomb contains phi; expected one of the two, got both")
+        constrained = [kind for kind in kinds if kind in CONSTRAINED]
+        if len(constrained) > 1:
+            raise ValueError(
+                f"heads: expected at most one of {', '.join(CONSTRAINED)}, got "
+                f"{', '.join(constrained)}: the charges of each sum to the total charge, so that "
+                "together they would carry it more than once; remove all but one"
+            )
+        if "phi-spectral" in kinds and ("phi" in kinds or "phi-coulomb" in kinds):
+            raise ValueError(
+                "heads: expected phi-spectral, a baseline, in place of phi, got "
+                f"{', '.join(kinds)}: each has a potential of its own; remove one"
+            )
         if self.charge_feedback and not set(kinds) - {"pooled"}:
             raise ValueError(
                 "charge_feedback: expected a head with charges (phi, qeq, phi-coulomb, local), "

@@ -7,117 +7,20 @@ all sums in float64.
 from typing import Dict, List, Mapping, Optional, Sequence
 
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.atom_parameters import spread_excess
 from phicalc.electrostatics.electric_field import FieldResponse
-from phicalc.electrostatics.local_charges import LocalChargesHead
-from phicalc.electrostatics.phi import PhiHead
-from phicalc.electrostatics.phi_spectral import PhiSpectralHead
-from phicalc.electrostatics.pooled import PooledHead
-from phicalc.electrostatics.qeq import QEqHead
-from phicalc.electrostatics.split_charge import SplitChargeHead
 from phicalc.errors import ConfigError, UnsupportedError
-from phicalc.model.config import (
-    BackboneConfig,
-    HeadConfig,
-    LocalChargesConfig,
-    ModelConfig,
-    PhiSpectralConfig,
-    PooledConfig,
-    QEqConfig,
-    SchNetConfig,
-    SplitChargeConfig,
-    sums_coulomb,
-)
+from phicalc.model.build import build_backbone, build_head
+from phicalc.model.config import ModelConfig, sums_coulomb
 from phicalc.model.contact import ContactRepulsion
 from phicalc.model.feedback import ChargeFeedback
 from phicalc.model.zbl import CoreRepulsion
-from phicalc.nn.painn import PaiNN
-from phicalc.nn.schnet import SchNet
 
 MAX_ATOMIC_NUMBER = 118
 TORCH_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-def build_backbone(
-    config: BackboneConfig, cutoff: float, num_species: int, average_neighbours: float
-) -> nn.Module:
-    """The message-passing network that a configuration names."""
-    if isinstance(config, SchNetConfig):
-        return SchNet(
-            config.features,
-            config.filters,
-            config.layers,
-            config.radial,
-            cutoff,
-            config.envelope,
-            num_species,
-            average_neighbours,
-        )
-    return PaiNN(
-        config.features, config.layers, config.radial, cutoff, num_species, average_neighbours
-    )
-
-
-def build_head(
-    config: HeadConfig, features: int, layers: int, elements: List[int], cutoff: float
-) -> nn.Module:
-    """The electrostatics head that a configuration names."""
-    if isinstance(config, QEqConfig):
-        return QEqHead(features, layers, elements, cutoff, config.hardness, config.accuracy)
-    if isinstance(config, LocalChargesConfig):
-        return LocalChargesHead(features, layers, elements, cutoff, config.accuracy)
-    if isinstance(config, SplitChargeConfig):
-        return SplitChargeHead(
-            features,
-            layers,
-            elements,
-            cutoff,
-            config.sigma,
-            config.hardness,
-            formal_charges(config, elements),
-            config.base,
-            config.coulomb,
-            config.accuracy,
-        )
-    if isinstance(config, PhiSpectralConfig):
-        return PhiSpectralHead(
-            features, layers, elements, cutoff, config.sigma, config.modes, config.width
-        )
-    if isinstance(config, PooledConfig):
-        return PooledHead(features, layers)
-    return PhiHead(
-        features,
-        layers,
-        elements,
-        cutoff,
-        config.sigma,
-        config.mu,
-        config.weights == "random",
-        config.seed,
-    )
-
-
-def gradient_of(energy: Tensor, variable: Tensor) -> Tensor:
-    """∂E/∂x of a part of the energy, whose graph is kept for the gradients that follow."""
-    gradient = torch.autograd.grad([energy], [variable], retain_graph=True)[0]
-    assert gradient is not None
-    return gradient
-
-
-def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
-    """Formal charge | e of each element of the model."""
-    symbols = [chemical_symbols[z] for z in elements]
-    unknown = sorted(set(config.formal_charges) - set(symbols))
-    if unknown:
-        raise ConfigError(
-            f"formal_charges: expected elements of the model ({', '.join(symbols)}), "
-            f"got {', '.join(unknown)}"
-        )
-    return [config.formal_charges.get(symbol, 0.0) for symbol in symbols]
 
 
 class Potential(nn.Module):
@@ -336,6 +239,13 @@ class Potential(nn.Module):
     def spread_excess(
         self, charges: Tensor, features: Tensor, total_charge: Tensor, batch: Tensor
     ) -> Tensor:
-        """Charges (N,) made to sum to Q: what is missing goes by learned softmax weights."""
+        """Charges (N,) made to sum to Q: each takes its share of a learned softplus weight."""
         weights = torch.nn.functional.softplus(self.excess_charge(features).squeeze(1).double())
         return spread_excess(charges, weights, total_charge, batch)
+
+
+def gradient_of(energy: Tensor, variable: Tensor) -> Tensor:
+    """∂E/∂x of a part of the energy, whose graph is kept for the gradients that follow."""
+    gradient = torch.autograd.grad([energy], [variable], retain_graph=True)[0]
+    assert gradient is not None
+    return gradient

@@ -12,7 +12,7 @@ from phicalc.electrostatics.laplacian import edge_weights
 from phicalc.electrostatics.phi import PhiHead
 from phicalc.electrostatics.qeq import equilibrate
 from phicalc.electrostatics.split_charge import SplitChargeHead
-from phicalc.model.config import LocalChargesConfig, ModelConfig, SplitChargeConfig
+from phicalc.model.config import LocalChargesConfig, ModelConfig, PhiSpectralConfig
 from phicalc.model.potential import Potential
 from tests.physics.models import evaluate, make_model
 
@@ -152,11 +152,12 @@ def test_learned_charges_learn_to_sum_to_the_total(head):
 
 
 def test_auxiliary_losses_of_two_heads_add_up():
-    """Each asks for its own charges to sum to Q; neither is lost."""
-    heads = [LocalChargesConfig(), SplitChargeConfig(base="learned")]
+    """One asks for charges that sum to Q, the other for Poisson's equation; neither is lost."""
+    heads = [LocalChargesConfig(), PhiSpectralConfig()]
     model = Potential(ModelConfig(heads=heads, cutoff=4.0, dtype="float64"), [1, 8]).train()
     ion = Atoms("OH", [[0.0, 0.0, 0.0], [0.0, 0.0, 0.97]], info={"charge": -1})
     graph = graph_dict(collate([to_graph(ion, 4.0)]))
+    model.heads[1].charges.constant.data.fill_(1.0)  # a net charge, to be complained of
     index = model.species_index[graph[fields.SPECIES]]
     features = model.features(index, graph)
     parts = [head(features, index, graph)[fields.AUXILIARY_LOSS] for head in model.heads]

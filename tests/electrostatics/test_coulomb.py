@@ -8,6 +8,7 @@ import torch
 from ase.build import bulk, molecule
 from numpy.testing import assert_allclose
 
+from phicalc import fields
 from phicalc.electrostatics.coulomb import coulomb_matrices, direct_matrix, ewald_matrix
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
@@ -120,13 +121,13 @@ def test_a_batch_of_molecules_and_crystals():
     positions, cell, widths = shaken_salt()
     water = torch.tensor(molecule("H2O").positions)
     sizes = torch.full((3,), 0.6).double()
-    matrices = coulomb_matrices(
-        torch.cat([water, positions]),
-        torch.stack([torch.zeros(3, 3).double(), cell]),
-        torch.tensor([[False] * 3, [True] * 3]),
-        torch.tensor([0] * 3 + [1] * 4),
-        torch.cat([sizes, widths]),
-    )
+    graph = {
+        fields.POSITIONS: torch.cat([water, positions]),
+        fields.CELL: torch.stack([torch.zeros(3, 3).double(), cell]),
+        fields.PBC: torch.tensor([[False] * 3, [True] * 3]),
+        fields.BATCH: torch.tensor([0] * 3 + [1] * 4),
+    }
+    matrices = coulomb_matrices(graph, torch.cat([sizes, widths]))
     expected = COULOMB_CONSTANT * direct_matrix(water[None], sizes[None])[0]
     assert_allclose(matrices[0, :3, :3], expected, atol=1e-14)
     assert not matrices[0, 3].any() and not matrices[0, :, 3].any()
@@ -136,9 +137,14 @@ def test_a_batch_of_molecules_and_crystals():
 @pytest.mark.parametrize("pbc", [[True, True, False], [False, False, True]])
 def test_slabs_and_wires_are_refused(pbc):
     positions, cell, widths = shaken_salt()
-    batch = torch.zeros(4, dtype=torch.long)
+    graph = {
+        fields.POSITIONS: positions,
+        fields.CELL: cell[None],
+        fields.PBC: torch.tensor([pbc]),
+        fields.BATCH: torch.zeros(4, dtype=torch.long),
+    }
     with pytest.raises(UnsupportedError, match="slab or a wire"):
-        coulomb_matrices(positions, cell[None], torch.tensor([pbc]), batch, widths)
+        coulomb_matrices(graph, widths)
 
 
 def test_derivatives_to_second_order():

@@ -88,7 +88,7 @@ def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkey
     solver = {
         "phi": "phi.solve_poisson",
         "qeq": "qeq.equilibrate",
-        "phi-coulomb": "split_charge.flow_potential",
+        "phi-coulomb": "charge_flow.flow_potential",
     }[model.potential.head_names[0]]
     solve = getattr(electrostatics(solver), solver.split(".")[1])
     noise = torch.tensor(np.random.default_rng(0).normal(size=len(molecule)))
