@@ -12,13 +12,13 @@ from phicalc.artifact import load_model, resolve_device
 from phicalc.checks import check_structure
 from phicalc.data.read import check_labels, labels_of
 from phicalc.errors import DataError, StructureError, UnsupportedError
-from phicalc.files import prepare_folder
+from phicalc.files import file_sha256, prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
-from phicalc.train.dataset import file_sha256, graphs_of, is_defined, read_without
+from phicalc.train.dataset import graphs_of, is_defined, read_without
 from phicalc.train.metrics import Evaluation, Predict, evaluate
-from phicalc.train.report import write_json, write_parity_plot
+from phicalc.train.report import write_errors, write_parity_plot
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def evaluate_file(
         if skip:
             about["skipped"] = sorted(set(skip))
         directory = prepare_folder(directory)
-        write_json(result, directory / "errors.json", about)
+        write_errors(result, directory / "errors.json", about)
         write_parity_plot(result, directory / "parity.png")
     return result
 

@@ -1,6 +1,5 @@
 """Errors for people: one line, table, JSON, parity plot, training curve."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from phicalc import fields
-from phicalc.files import replacing, write_bytes
+from phicalc.files import replacing, write_json
 from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Error, Evaluation
 from phicalc.units import MEV
 
@@ -55,7 +54,9 @@ def error_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None) -> None:
+def write_errors(
+    evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None
+) -> None:
     """Write all errors of an evaluation, and what is said ``about`` it, as JSON."""
     content = {
         **(about or {}),
@@ -69,8 +70,7 @@ def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | No
             {"structure": number, "forces_rmse": rmse} for number, rmse in evaluation.worst
         ],
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+    write_json(path, content)
 
 
 def write_parity_plot(evaluation: Evaluation, path: Path) -> None:
@@ -137,4 +137,5 @@ def write_training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in every:
         axes.set_xlabel("step")
         axes.set_yscale("log")
-    figure.savefig(path, dpi=120)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=120)

@@ -1,6 +1,5 @@
 """Elastic constants of a crystal from the stresses of small strains."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from ase import Atoms, units
 from pydantic import Field
 
 from phicalc.errors import SimulationError, UnsupportedError
-from phicalc.files import refuse_existing, write_bytes
+from phicalc.files import refuse_existing, write_json
 from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
 from phicalc.workflows.settings import Positive, Settings
@@ -151,8 +150,7 @@ class ElasticConstants(CrystalSimulation):
             files=() if path is None else (path,),
         )
         if path is not None:
-            text = json.dumps(_summary(result), indent=2, ensure_ascii=False) + "\n"
-            write_bytes(path, text.encode())
+            write_json(path, _summary(result))
         return result
 
     def _measured(self, atoms: Atoms, progress: bool) -> tuple[Array, Array | None]:

@@ -1,6 +1,5 @@
 """Energy of a crystal against its volume: equilibrium volume, lattice constant, bulk modulus."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
-from phicalc.files import refuse_existing, replacing, write_bytes
+from phicalc.files import refuse_existing, replacing, write_json
 from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
 from phicalc.workflows.figures import draw_equation_of_state, save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
@@ -159,8 +158,7 @@ class EquationOfState(CrystalSimulation):
             picture, table = files
             with replacing(picture) as new:
                 save_figure(draw_equation_of_state(result), new)
-            text = json.dumps(_summary(result), indent=2, ensure_ascii=False) + "\n"
-            write_bytes(table, text.encode())
+            write_json(table, _summary(result))
         return result
 
     def _sampled(self, atoms: Atoms, progress: bool) -> tuple[Array, Array]:
