@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from torch_geometric.data import Data
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.errors import ConfigError
-from phicalc.files import prepare_folder, write_bytes
+from phicalc.files import prepare_folder, write_json
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.ablation_config import AblationConfig
@@ -93,7 +92,7 @@ def run_ablation(
     *,
     say: Say = lambda line: None,
     measured: Callable[[RunResult], object] = lambda result: None,
-) -> bool:
+) -> str | None:
     """Train and measure all runs that are not done yet, row by row.
 
     Parameters
@@ -107,8 +106,9 @@ def run_ablation(
 
     Returns
     -------
-    bool
-        False if a signal ended a run; the same call goes on from there.
+    str or None
+        Name of the signal that ended a run, such as "SIGINT": the same call goes on from there.
+        None if all runs are done.
 
     Raises
     ------
@@ -128,16 +128,16 @@ def run_ablation(
         resumed = (folder / "last.pt").exists()
         say(f"{label}: {'resumed' if resumed else 'training'}, log in {folder / LOG}")
         result = _train(config.run(row, seed), resumed)
-        if result.interrupted:
+        if result.stopped_by is not None:
             say(f"{label}: stopped at step {result.step}, saved; the same command goes on")
-            return False
+            return result.stopped_by
         found = measure(config.run(row, seed), row, seed, result.step)
         _write(config.run(row, seed), found)
         measured(found)
         spent = time.monotonic() - started
         left = spent / (number + 1) * (len(pending) - number - 1)
         say(f"{label}: {describe(found)}; {clock(spent)} spent, about {clock(left)} left")
-    return True
+    return None
 
 
 def chosen_rows(config: AblationConfig, rows: Sequence[str]) -> list[str]:
@@ -207,9 +207,8 @@ def _train(config: TrainConfig, resume: bool) -> TrainResult:
 
 
 def _write(config: TrainConfig, result: RunResult) -> None:
-    content: dict[str, Any] = {"result": asdict(result), "config": config.model_dump(mode="json")}
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(config.output / RESULT, text.encode("utf-8"))
+    content = {"result": asdict(result), "config": config.model_dump(mode="json")}
+    write_json(config.output / RESULT, content)
 
 
 # --- measuring ------------------------------------------------------------------------------------
