@@ -76,7 +76,11 @@ def test_merging_leaves_both_sides_as_they_were():
         ({"rows": {"bad": {"max_steps": 0}}}, "row 'bad': max_steps"),
         ({"rows": {"bad": {"seed": 1}}}, "row 'bad': expected no seed"),
         ({"rows": {"bad": {"speed": 1}}}, "row 'bad': speed: unknown key"),
-        ({"rows": {}}, "rows: "),
+        ({"rows": {}}, "yaml: rows: expected at least 1, got 0$"),
+        ({"seeds": []}, "yaml: seeds: expected at least 1, got 0$"),
+        ({"speed": 1}, "yaml: speed: unknown key$"),
+        ({"seeds": "many"}, "yaml: seeds: expected list, got 'many'$"),
+        ({"rows": {"bad": 1}}, "yaml: rows.bad: expected dictionary, got 1$"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(asked, write_yaml, change, message):
