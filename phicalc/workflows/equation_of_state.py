@@ -12,10 +12,10 @@ from pydantic import Field
 
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
 from phicalc.files import refuse_existing, replacing, write_json
-from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
+from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import draw_equation_of_state, save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import conventional_atoms
 from phicalc.workflows.watching import Display
 
@@ -23,13 +23,9 @@ Array = NDArray[np.float64]
 Equation = Literal["birchmurnaghan", "vinet", "murnaghan"]
 
 
-class EquationOfStateSettings(Settings):
+class EquationOfStateSettings(CrystalSettings):
     """An equation of state. Forces in eV/Å."""
 
-    relax: RelaxSettings | None = Field(
-        RELAXED_CRYSTAL,
-        description="relaxation of the cell that comes first; None: the structure as it is",
-    )
     span: Positive = Field(
         0.06, lt=0.5, description="largest relative change of the volume, both ways"
     )
