@@ -19,18 +19,7 @@ from phicalc.artifact import LoadedModel, load_model
 from phicalc.calculator import PhiCalculator
 from phicalc.errors import StructureError
 
-from .reference_models import argon_crystal, lennard_jones_model, phi_model
-
-
-@pytest.fixture(scope="module")
-def lennard_jones() -> LoadedModel:
-    return lennard_jones_model()
-
-
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    """PaiNN with Φ in float64."""
-    return phi_model()
+from .reference_models import argon_crystal
 
 
 @pytest.fixture(scope="module")
