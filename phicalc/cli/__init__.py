@@ -234,8 +234,7 @@ def info(
 
 def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     """Name and value of each line of ``phicalc info``."""
-    from phicalc.train.metrics import Error
-    from phicalc.train.report import customary
+    from phicalc.units import customary_unit
 
     provenance = metadata.provenance
     yield "elements", " ".join(metadata.symbols)
@@ -246,8 +245,8 @@ def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     for use, source in provenance.data.items():
         yield f"{use} data", f"{source.name}, {source.structures} structures"
     for name, error in provenance.valid_errors.items():
-        shown = customary(Error(**error.model_dump()))
-        errors = f"MAE {shown.mae:.4g}, RMSE {shown.rmse:.4g} {shown.unit}"
+        unit, size = customary_unit(error.unit)
+        errors = f"MAE {error.mae / size:.4g}, RMSE {error.rmse / size:.4g} {unit}"
         yield f"valid {name.replace('_', ' ')}", errors
     yield "for", metadata.description or "not stated"
     yield "licence", metadata.licence or "not stated"

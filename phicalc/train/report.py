@@ -14,18 +14,15 @@ from rich.table import Table
 from phicalc import fields
 from phicalc.files import replacing, write_json
 from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Error, Evaluation
-from phicalc.units import MEV
+from phicalc.units import customary_unit
 
 MOST_POINTS = 20_000
-CUSTOMARY_UNITS = {"eV": "meV", "eV/atom": "meV/atom", "eV/Å": "meV/Å"}
 
 
 def customary(error: Error) -> Error:
     """An error in the unit in which people quote it: energies and forces in meV."""
-    if error.unit not in CUSTOMARY_UNITS:
-        return error
-    unit = CUSTOMARY_UNITS[error.unit]
-    return replace(error, mae=error.mae / MEV, rmse=error.rmse / MEV, unit=unit)
+    unit, size = customary_unit(error.unit)
+    return replace(error, mae=error.mae / size, rmse=error.rmse / size, unit=unit)
 
 
 def describe_errors(errors: Mapping[str, Error]) -> str:
