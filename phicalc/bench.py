@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from phicalc.bench_box import BoxRequest, BoxResult
 from phicalc.device import resolve_device
 from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.files import replacing, write_json
 from phicalc.metadata import read_metadata
 
 DEFAULT_SIZES = (192, 648, 1536)
@@ -58,8 +59,7 @@ class BenchResult:
             entry["steps_per_second"] = box.steps_per_second
             entry["electrostatics_share"] = box.electrostatics_share
             entry["uncached_share"] = box.uncached_share
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        Path(path).write_text(text, encoding="utf-8")
+        write_json(Path(path), content)
 
     def write_plot(self, path: str | Path) -> None:
         """Draw speed, memory and the parts of a step against size, as a PNG."""
@@ -72,7 +72,8 @@ class BenchResult:
         heads = " + ".join([self.backbone, *self.heads])
         where = self.device if self.device != "cpu" else f"CPU, threads: {self.threads}"
         figure.suptitle(f"{self.model}: {heads}, {self.dtype}, r_c {self.cutoff:g} Å; {where}")
-        figure.savefig(path, dpi=150)
+        with replacing(Path(path)) as new:
+            figure.savefig(new, dpi=150)
 
 
 def run_bench(

@@ -1,8 +1,15 @@
-"""Typed errors. Each message says what was wrong and how to mend it."""
+"""Typed errors. Each message says what was wrong and how to mend it.
+
+A command that ends by one has its `exit_status`.
+"""
+
+from signal import Signals
 
 
 class PhicalcError(ValueError):
     """Base of every error that phicalc raises for a mistake in its input."""
+
+    exit_status = 2
 
 
 class StructureError(PhicalcError):
@@ -28,6 +35,8 @@ class ModelFileError(PhicalcError):
 class ConvergenceError(PhicalcError):
     """An iterative solve or a workflow that did not converge within its limit."""
 
+    exit_status = 3
+
 
 class StoppedError(ConvergenceError):
     """A workflow that a signal ended early, to be taken up again with restart.
@@ -38,6 +47,7 @@ class StoppedError(ConvergenceError):
     def __init__(self, message: str, signal: str) -> None:
         super().__init__(message)
         self.signal = signal
+        self.exit_status = status_of_signal(signal)
 
 
 class OutputError(PhicalcError):
@@ -46,3 +56,10 @@ class OutputError(PhicalcError):
 
 class SimulationError(PhicalcError):
     """A simulation that left the realm of its model: NaN, atoms flying apart, wide spread …"""
+
+    exit_status = 4
+
+
+def status_of_signal(name: str) -> int:
+    """Exit status of a command that a signal such as "SIGINT" stopped, as shells count it."""
+    return 128 + Signals[name].value

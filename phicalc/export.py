@@ -1,6 +1,5 @@
 """From a training checkpoint to a model file that was seen to give the same numbers."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError
-from phicalc.files import write_bytes
+from phicalc.files import file_sha256, write_bytes
 from phicalc.metadata import ModelMetadata, Provenance
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import sums_coulomb
@@ -164,7 +163,7 @@ def _provenance(checkpoint: Checkpoint, path: Path) -> Provenance:
     """What the trainer noted in the checkpoint; a checkpoint made by hand may hold nothing."""
     noted: Any = checkpoint.extra.get("provenance", {})
     content = dict(noted) if isinstance(noted, Mapping) else {}
-    content["checkpoint_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    content["checkpoint_sha256"] = file_sha256(path)
     try:
         return Provenance.model_validate(content)
     except ValidationError as error:

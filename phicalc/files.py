@@ -1,5 +1,7 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and what identifies them."""
 
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,21 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, see `replacing`."""
     with replacing(path) as new:
         new.write_bytes(content)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a whole file of JSON for people and programs, see `replacing`."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

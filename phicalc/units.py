@@ -11,3 +11,10 @@ COULOMB_CONSTANT: float = ase.units.Hartree * ase.units.Bohr
 
 MEV: float = 1e-3
 """One meV in eV."""
+
+
+def customary_unit(unit: str) -> tuple[str, float]:
+    """The unit in which people quote errors, and its size: energies and forces in meV."""
+    if unit in ("eV", "eV/atom", "eV/Å"):
+        return f"m{unit}", MEV
+    return unit, 1.0

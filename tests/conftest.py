@@ -1,10 +1,14 @@
-"""Fixtures that every test may use: three small structures and one thread."""
+"""Fixtures that every test may use: small structures, two served models, and one thread."""
 
 import pytest
 from ase import Atoms
 from ase.build import bulk as build_bulk
 from ase.build import fcc111
 from ase.build import molecule as build_molecule
+
+from phicalc.artifact import LoadedModel
+
+from .reference_models import lennard_jones_model, phi_model
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -51,3 +55,15 @@ def slab() -> Atoms:
 def atoms(request: pytest.FixtureRequest) -> Atoms:
     """Each of the three structures in turn."""
     return structure(request.param)
+
+
+@pytest.fixture(scope="session")
+def lennard_jones() -> LoadedModel:
+    """ASE's Lennard-Jones potential as a model file, of neon and argon, in float64."""
+    return lennard_jones_model()
+
+
+@pytest.fixture(scope="session")
+def model() -> LoadedModel:
+    """PaiNN with Φ in float64, random weights."""
+    return phi_model()

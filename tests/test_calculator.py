@@ -9,7 +9,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 import phicalc.calculator
 from phicalc import PhiCalculator, fields
-from phicalc.artifact import LoadedModel, load_model, model_bytes, save_model
+from phicalc.artifact import load_model, model_bytes, save_model
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import (
     ConfigError,
@@ -24,25 +24,12 @@ from .reference_models import (
     LennardJones,
     argon_crystal,
     lennard_jones_metadata,
-    lennard_jones_model,
-    phi_model,
     small_metadata,
     small_potential,
 )
 
 ALL = ["energy", "free_energy", "energies", "forces", "stress", "charges", "dipole"]
 RESPONSE = ["polarization", "born_effective_charges", "dielectric_tensor"]
-
-
-@pytest.fixture(scope="module")
-def lennard_jones() -> LoadedModel:
-    return lennard_jones_model()
-
-
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    """PaiNN with Φ in float64."""
-    return phi_model()
 
 
 @pytest.fixture

@@ -23,23 +23,7 @@ from phicalc.calculator import PhiCalculator
 from phicalc.errors import StructureError
 from phicalc.evaluator import Evaluator
 
-from .reference_models import (
-    lennard_jones_model,
-    phi_model,
-    small_metadata,
-    small_potential,
-)
-
-
-@pytest.fixture(scope="module")
-def lennard_jones() -> LoadedModel:
-    return lennard_jones_model()
-
-
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    """PaiNN with Φ in float64."""
-    return phi_model()
+from .reference_models import small_metadata, small_potential
 
 
 @pytest.fixture(scope="module")

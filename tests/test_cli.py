@@ -1,5 +1,8 @@
 import json
+import math
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -19,7 +22,8 @@ from phicalc.calculator import PhiCalculator
 from phicalc.cli import app
 from phicalc.errors import ConvergenceError
 from phicalc.metadata import read_metadata
-from phicalc.model.checkpoint import save_checkpoint
+from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
+from phicalc.train.trainer import Trainer
 
 from .reference_models import small_metadata, small_potential
 
@@ -93,6 +97,52 @@ def test_from_data_to_a_calculator(tmp_path, data):
     atoms = ase.io.read(data)
     atoms.calc = PhiCalculator(model)
     assert abs(atoms.get_potential_energy()) > 0
+
+
+def step_in(path):
+    """Optimiser steps of a training checkpoint."""
+    return load_checkpoint(path).extra["training"]["position"]["step"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_is_saved_and_no_success(tmp_path, data, monkeypatch, number):
+    """What `phicalc train … && phicalc export …` would export is half a run."""
+    original = Trainer.step
+
+    def step_then_signal(self):
+        loss = original(self)
+        if self.position.step == 2:
+            os.kill(os.getpid(), number)
+        return loss
+
+    monkeypatch.setattr(Trainer, "step", step_then_signal)
+    config = write_config(tmp_path, data, epochs=3, batch_size=2)
+    stopped = CliRunner().invoke(app, ["train", str(config)])
+    assert stopped.exit_code == 128 + number
+    assert f"stopped by {number.name} at step 2" in stopped.output
+    assert step_in(tmp_path / "run" / "last.pt") == 2
+    assert "already holds a run" in run("train", config, status=2)
+    assert "finished at step 6" in run("train", config, "--resume")
+
+
+def test_ctrl_c_at_the_terminal(tmp_path, data):
+    config = write_config(tmp_path, data, epochs=100_000, batch_size=2, validate_epochs=10)
+    command = [sys.executable, "-m", "phicalc.cli", "train", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 9 "):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert "stopped by SIGINT at step" in rest
+    assert step_in(tmp_path / "run" / "last.pt") >= 20
+
+
+def test_a_training_without_a_loss_did_not_converge(tmp_path, data, monkeypatch):
+    monkeypatch.setattr("phicalc.train.objective.Objective.gradients", lambda *a: math.nan)
+    told = run("train", write_config(tmp_path, data), status=3)
+    assert "error: step 0: loss nan" in told
 
 
 def test_eval_takes_a_checkpoint_and_agrees_with_the_model(tmp_path, checkpoint):
@@ -240,7 +290,7 @@ def test_brackets_in_a_message_are_not_markup(monkeypatch, tmp_path):
         raise ConvergenceError("stopped at [1, 2] of [bold]")
 
     monkeypatch.setattr("phicalc.metadata.read_metadata", fail)
-    assert_one_line(run("info", tmp_path, status=2), "stopped at [1, 2] of [bold]")
+    assert_one_line(run("info", tmp_path, status=3), "stopped at [1, 2] of [bold]")
 
 
 def test_debug_shows_where_it_happened(tmp_path):

@@ -9,13 +9,7 @@ from phicalc import PhiCalculator
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.errors import UnsupportedError
 
-from .reference_models import phi_model, small_metadata, small_potential
-
-
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    """PaiNN with Φ in float64."""
-    return phi_model()
+from .reference_models import small_metadata, small_potential
 
 
 @pytest.fixture(scope="module")

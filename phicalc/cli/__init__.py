@@ -1,11 +1,11 @@
 """The ``phicalc`` command: thin, each command calls one function of the library.
 
-What a command needs is imported inside it, so that ``phicalc --help`` answers at once. A mistake
-in the input (:class:`phicalc.errors.PhicalcError`) ends as one line on standard error and exit
-status 2.
+What a command needs is imported inside it, so that ``phicalc --help`` answers at once. An error
+(:class:`phicalc.errors.PhicalcError`) ends as one line on standard error and in its exit status:
+0 done; 2 a mistake in the input; 3 not converged; 4 a simulation that a guard stopped; 130 or 143
+stopped by SIGINT or SIGTERM.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from enum import Enum
@@ -19,13 +19,13 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, predict, simulate
-from phicalc.errors import PhicalcError
+from phicalc.cli.arguments import Device, complain
+from phicalc.errors import PhicalcError, status_of_signal
+from phicalc.files import file_sha256
 
 if TYPE_CHECKING:
     from phicalc.bench import BenchResult
     from phicalc.metadata import ModelMetadata
-
-USAGE_ERROR, INTERRUPTED = 2, 130
 
 
 class OneLineErrors(TyperGroup):
@@ -37,15 +37,11 @@ class OneLineErrors(TyperGroup):
         except (PhicalcError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            message = str(error)
-            if not isinstance(error, PhicalcError) and not message:
-                message = type(error).__name__
-            Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"error: {message}", style="red", markup=False
-            )
-            ctx.exit(USAGE_ERROR)
+            complain(error)
+            mistake = PhicalcError.exit_status
+            ctx.exit(mistake if isinstance(error, OSError) else error.exit_status)
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(status_of_signal("SIGINT"))
 
 
 app = typer.Typer(
@@ -62,8 +58,8 @@ app = typer.Typer(
 )
 app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
-app.add_typer(ablate.commands)
 app.add_typer(crystal.commands)
+app.add_typer(ablate.commands)
 
 
 def _show_version(wanted: bool) -> None:
@@ -95,9 +91,6 @@ class Precision(str, Enum):
     float64 = "float64"
 
 
-Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
-
-
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, see the README.")],
@@ -110,7 +103,8 @@ def train(
 ) -> None:
     """Train a potential as a configuration says.
 
-    Ctrl-C ends the run after the current step, saved; --resume takes it up again.
+    Ctrl-C ends the run after the current step, saved, with exit status 130; --resume takes it up
+    again.
 
     \b
     Examples:
@@ -121,7 +115,9 @@ def train(
     from phicalc.train.config import load_config
     from phicalc.train.trainer import train as run
 
-    run(load_config(config), resume, overwrite=overwrite)
+    result = run(load_config(config), resume, overwrite=overwrite)
+    if result.stopped_by is not None:
+        raise typer.Exit(status_of_signal(result.stopped_by))
 
 
 @app.command("eval")
@@ -168,13 +164,6 @@ def evaluate(
         )
     console.print(error_table(result))
     console.print(f"written: {output / 'errors.json'}, {output / 'parity.png'}", highlight=False)
-
-
-def _readable(mae: float, rmse: float, unit: str) -> tuple[str, str, str]:
-    """Energies per atom and forces in meV, as everyone quotes them."""
-    if unit in ("eV/atom", "eV/Å"):
-        return f"{1e3 * mae:.3f}", f"{1e3 * rmse:.3f}", f"m{unit}"
-    return f"{mae:.4g}", f"{rmse:.4g}", unit
 
 
 @app.command()
@@ -239,12 +228,14 @@ def info(
     table.add_column(overflow="fold")
     for name, value in _facts(metadata):
         table.add_row(name, value)
-    table.add_row("sha256", hashlib.sha256(model.read_bytes()).hexdigest())
+    table.add_row("sha256", file_sha256(model))
     Console().print(table)
 
 
 def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     """Name and value of each line of ``phicalc info``."""
+    from phicalc.units import customary_unit
+
     provenance = metadata.provenance
     yield "elements", " ".join(metadata.symbols)
     yield "network", " + ".join([metadata.backbone, *metadata.heads])
@@ -254,8 +245,9 @@ def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     for use, source in provenance.data.items():
         yield f"{use} data", f"{source.name}, {source.structures} structures"
     for name, error in provenance.valid_errors.items():
-        mae, rmse, unit = _readable(error.mae, error.rmse, error.unit)
-        yield f"valid {name.replace('_', ' ')}", f"MAE {mae}, RMSE {rmse} {unit}"
+        unit, size = customary_unit(error.unit)
+        errors = f"MAE {error.mae / size:.4g}, RMSE {error.rmse / size:.4g} {unit}"
+        yield f"valid {name.replace('_', ' ')}", errors
     yield "for", metadata.description or "not stated"
     yield "licence", metadata.licence or "not stated"
     yield "data licence", metadata.data_licence or "not stated"

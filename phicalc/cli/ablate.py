@@ -1,8 +1,4 @@
-"""The command that compares: ``phicalc ablate``.
-
-Exit status: 0 all runs asked for are done; 2 a mistake in the input; 130 stopped by a signal, to
-be taken up again by the same command.
-"""
+"""The command that compares: ``phicalc ablate``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-STOPPED = 130
+from phicalc.errors import status_of_signal
+
 WIDTH_OF_A_FILE = 160
 
 commands = typer.Typer()
@@ -20,7 +17,8 @@ commands = typer.Typer()
 def ablate(
     config: Annotated[Path, typer.Argument(help="YAML file with output, seeds, base and rows.")],
     rows: Annotated[
-        list[str] | None, typer.Option("--rows", help="Run this row only; repeatable.")
+        list[str] | None,
+        typer.Option("--rows", help="Train the row of this name, not all; may be repeated."),
     ] = None,
     table: Annotated[
         bool, typer.Option("--table", help="Print what is done, run nothing.")
@@ -47,9 +45,9 @@ def ablate(
         console.print(line, markup=False)
 
     ablation = load_ablation(config)
-    complete = True
+    stopped_by = None
     if not table:
-        complete = run_ablation(
+        stopped_by = run_ablation(
             ablation,
             rows or (),
             say=say,
@@ -62,5 +60,5 @@ def ablate(
         say(f"written: {', '.join(str(path) for path in write_tables(ablation, results))}")
     else:
         say("no run is done yet")
-    if not complete:
-        raise typer.Exit(STOPPED)
+    if stopped_by is not None:
+        raise typer.Exit(status_of_signal(stopped_by))

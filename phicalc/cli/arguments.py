@@ -1,26 +1,15 @@
-"""What the commands share: arguments, the structure with its calculator, exit statuses, output."""
+"""What the commands share: arguments, the structure with its calculator, output."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from phicalc.errors import (
-    ConfigError,
-    ConvergenceError,
-    PhicalcError,
-    SimulationError,
-    StoppedError,
-)
+from phicalc.errors import ConfigError
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-NOT_CONVERGED, BROKEN_OFF = 3, 4
 
 Model = Annotated[Path, typer.Argument(help="Model file.")]
 Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
@@ -57,23 +46,10 @@ def open_atoms(
     return atoms
 
 
-@contextmanager
-def exit_codes() -> Iterator[None]:
-    """Exit statuses of their own for what is no mistake in the input."""
-    try:
-        yield
-    except (ConvergenceError, SimulationError) as error:
-        complain(error)
-        if isinstance(error, StoppedError):
-            raise typer.Exit(128 + signal.Signals[error.signal].value) from None
-        status = NOT_CONVERGED if isinstance(error, ConvergenceError) else BROKEN_OFF
-        raise typer.Exit(status) from None
-
-
-def complain(error: PhicalcError) -> None:
+def complain(error: Exception) -> None:
     """An error, as one line on standard error."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {error}", style="red", markup=False
+        f"error: {str(error) or type(error).__name__}", style="red", markup=False
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands for a crystal's lattice: eos and elastic. Each calls one class of workflows."""
+"""The commands for a crystal: eos, elastic, phonons. Each calls one class of workflows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ from phicalc.cli.arguments import (
     Restart,
     Structure,
     Threads,
-    exit_codes,
     open_atoms,
     say,
 )
 
 if TYPE_CHECKING:
+    from phicalc.workflows.relax import RelaxSettings
     from phicalc.workflows.stiffness import Stiffness
 
 commands = typer.Typer()
@@ -54,13 +54,11 @@ def eos(
     """
     from phicalc.workflows.equation_of_state import EquationOfState, EquationOfStateSettings
 
-    values: dict[str, Any] = {} if relaxed else {"relax": None}
     settings = EquationOfStateSettings(
-        span=span, points=points, free=free, equation=equation, **values
+        relax=_relaxation(relaxed), span=span, points=points, free=free, equation=equation
     )
-    with exit_codes():
-        atoms = open_atoms([model], structure, frame, None, device, threads)
-        result = EquationOfState(atoms, settings, output).run(restart=restart, progress=True)
+    atoms = open_atoms([model], structure, frame, None, device, threads)
+    result = EquationOfState(atoms, settings, output).run(restart=restart, progress=True)
     cubic = result.lattice_constant
     say(
         f"volume {result.volume:.4f} Å³"
@@ -98,13 +96,11 @@ def elastic(
     """
     from phicalc.workflows.elasticity import ElasticConstants, ElasticSettings
 
-    values: dict[str, Any] = {} if relaxed else {"relax": None}
     settings = ElasticSettings(
-        strain=strain, max_force=max_force, relax_atoms=not clamped, **values
+        relax=_relaxation(relaxed), strain=strain, max_force=max_force, relax_atoms=not clamped
     )
-    with exit_codes():
-        atoms = open_atoms([model], structure, frame, None, device, threads)
-        result = ElasticConstants(atoms, settings, output).run(restart=restart, progress=True)
+    atoms = open_atoms([model], structure, frame, None, device, threads)
+    result = ElasticConstants(atoms, settings, output).run(restart=restart, progress=True)
     kind = "clamped" if result.relaxed is None else "relaxed atoms"
     Console(highlight=False).print(_matrix(result.stiffness, kind))
     bulk, shear = result.stiffness.bulk_modulus, result.stiffness.shear_modulus
@@ -122,6 +118,69 @@ def elastic(
     say(f"written: {', '.join(str(path) for path in result.files)}")
 
 
+@commands.command()
+def phonons(
+    model: Model,
+    structure: Structure,
+    supercell_length: Annotated[
+        float, typer.Option("--length", help="Of the supercell, Å.")
+    ] = 15.0,
+    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
+    correction: Annotated[
+        str, typer.Option(help="LO-TO: auto, model (the model's own charges) or none.")
+    ] = "auto",
+    born: Annotated[Path | None, typer.Option(help="BORN file in phonopy's format.")] = None,
+    path: Annotated[str | None, typer.Option(help='Special points, as "GXWKGL".')] = None,
+    mesh: Annotated[float, typer.Option(help="Length that sets the q-points, Å.")] = 100.0,
+    relaxed: Relaxed = True,
+    output: Output = Path("phonons"),
+    restart: Restart = False,
+    frame: Frame = -1,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Phonon bands, density of states, thermal properties and moving pictures of a crystal.
+
+    \b
+    Examples:
+      phicalc phonons model.pt kcl.cif
+      phicalc phonons model.pt kcl.cif --length 20 --born BORN
+    """
+    from phicalc.workflows.phonons import Phonons, PhononSettings
+
+    settings = PhononSettings(
+        relax=_relaxation(relaxed),
+        supercell_length=supercell_length,
+        displacement=displacement,
+        correction=correction,
+        born_file=born,
+        path=path,
+        mesh=mesh,
+    )
+    atoms = open_atoms([model], structure, frame, None, device, threads)
+    result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
+    if result.relaxation is not None:
+        say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
+    say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
+    if result.born is None:
+        say(f"no LO-TO splitting: {result.note}")
+    else:
+        split = result.gamma((1.0, 0.0, 0.0))
+        say(
+            f"Γ without splitting {_listed(result.gamma())} THz, along the first axis "
+            f"{_listed(split)} THz; Born charges of {result.born.source}, sum violated by "
+            f"{result.born.violation:.2g} e"
+        )
+    say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
+
+
+def _relaxation(wanted: bool) -> "RelaxSettings | None":
+    """What comes first: the usual relaxation of the cell, or none."""
+    from phicalc.workflows.crystal import RELAXED_CRYSTAL
+
+    return RELAXED_CRYSTAL if wanted else None
+
+
 def _matrix(stiffness: "Stiffness", kind: str) -> Table:
     """The 6×6 elastic constants."""
     table = Table(title=f"elastic constants, {kind} / GPa", show_header=True)
@@ -131,3 +190,7 @@ def _matrix(stiffness: "Stiffness", kind: str) -> Table:
     for name, row in zip(names, stiffness.matrix, strict=True):
         table.add_row(name, *(f"{value:.2f}" for value in row))
     return table
+
+
+def _listed(values: Any) -> str:
+    return " ".join(f"{value:.3f}" for value in values)

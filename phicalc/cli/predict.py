@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from phicalc.cli.arguments import Charge, Device, Model, Overwrite, exit_codes, say
+from phicalc.cli.arguments import Charge, Device, Model, Overwrite, say
 
 commands = typer.Typer()
 
@@ -36,7 +36,7 @@ def predict(
     from phicalc.workflows.watching import Display
 
     bars: list[Display] = []
-    with exit_codes(), ExitStack() as shown:
+    with ExitStack() as shown:
 
         def show(done: int, total: int) -> None:
             if not bars:  # not before the input has proved sound

@@ -1,12 +1,7 @@
-"""The commands that simulate: md, relax, phonons, spectra. Each calls one class of workflows.
+"""The commands that simulate: md, relax, spectra. Each calls one class of workflows."""
 
-Exit status: 0 done; 2 a mistake in the input; 3 not converged; 4 a simulation that a guard
-stopped; 130 or 143 stopped by SIGINT or SIGTERM, to be taken up again with --restart.
-"""
-
-import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,14 +13,14 @@ from phicalc.cli.arguments import (
     Frame,
     Model,
     Output,
+    Overwrite,
     Restart,
     Structure,
     Threads,
-    exit_codes,
     open_atoms,
     say,
 )
-from phicalc.errors import ConfigError
+from phicalc.errors import ConfigError, status_of_signal
 
 commands = typer.Typer()
 
@@ -97,15 +92,14 @@ def md(
         properties=tuple(properties or ()),
         guards=GuardSettings(max_spread=max_spread),
     )
-    with exit_codes():
-        atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
-        result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
+    atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
+    result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
     say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
     written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
     say(f"written: {', '.join(str(path) for path in written)}")
     if result.stopped_by is not None:
         say(f"stopped by {result.stopped_by}; go on with --restart")
-        raise typer.Exit(128 + signal.Signals[result.stopped_by].value)
+        raise typer.Exit(status_of_signal(result.stopped_by))
 
 
 @commands.command()
@@ -151,9 +145,8 @@ def relax(
         keep_symmetry=keep_symmetry,
         fixed_atoms=_numbers(fixed),
     )
-    with exit_codes():
-        atoms = open_atoms([model], structure, frame, charge, device, threads)
-        result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
+    atoms = open_atoms([model], structure, frame, charge, device, threads)
+    result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
     say(
         f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "
         f"force {result.max_force:.2g} eV/Å"
@@ -170,64 +163,6 @@ def relax(
 
 
 @commands.command()
-def phonons(
-    model: Model,
-    structure: Structure,
-    supercell_length: Annotated[
-        float, typer.Option("--length", help="Of the supercell, Å.")
-    ] = 15.0,
-    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
-    correction: Annotated[
-        str, typer.Option(help="LO-TO: auto, model (the model's own charges) or none.")
-    ] = "auto",
-    born: Annotated[Path | None, typer.Option(help="BORN file in phonopy's format.")] = None,
-    path: Annotated[str | None, typer.Option(help='Special points, as "GXWKGL".')] = None,
-    mesh: Annotated[float, typer.Option(help="Length that sets the q-points, Å.")] = 100.0,
-    relaxed: Annotated[bool, typer.Option("--relax/--no-relax", help="The cell first.")] = True,
-    output: Output = Path("phonons"),
-    restart: Restart = False,
-    frame: Frame = -1,
-    device: Device = "auto",
-    threads: Threads = None,
-) -> None:
-    """Phonon bands, density of states, thermal properties and moving pictures of a crystal.
-
-    \b
-    Examples:
-      phicalc phonons model.pt kcl.cif
-      phicalc phonons model.pt kcl.cif --length 20 --born BORN
-    """
-    from phicalc.workflows.phonons import Phonons, PhononSettings
-
-    values: dict[str, Any] = {} if relaxed else {"relax": None}
-    settings = PhononSettings(
-        supercell_length=supercell_length,
-        displacement=displacement,
-        correction=correction,
-        born_file=born,
-        path=path,
-        mesh=mesh,
-        **values,
-    )
-    with exit_codes():
-        atoms = open_atoms([model], structure, frame, None, device, threads)
-        result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
-    if result.relaxation is not None:
-        say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
-    say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
-    if result.born is None:
-        say(f"no LO-TO splitting: {result.note}")
-    else:
-        split = result.gamma((1.0, 0.0, 0.0))
-        say(
-            f"Γ without splitting {_listed(result.gamma())} THz, along the first axis "
-            f"{_listed(split)} THz; Born charges of {result.born.source}, sum violated by "
-            f"{result.born.violation:.2g} e"
-        )
-    say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
-
-
-@commands.command()
 def spectra(
     trajectory: Annotated[Path, typer.Argument(help="Frames with momenta, as md writes them.")],
     correlation_time: Annotated[float, typer.Option(help="fs; 2000 resolves 17 cm⁻¹.")] = 2000.0,
@@ -240,7 +175,7 @@ def spectra(
         float | None, typer.Option("--temperature", "-T", help="K; the trajectory's own.")
     ] = None,
     interval: Annotated[float | None, typer.Option(help="Between frames, fs.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False,
+    overwrite: Overwrite = False,
     output: Output = Path("spectra"),
 ) -> None:
     """Vibrational density of states and infrared spectrum from a trajectory.
@@ -266,10 +201,6 @@ def spectra(
     if result.note is not None:
         say(result.note)
     say(f"written: {', '.join(str(path) for path in result.files)}")
-
-
-def _listed(values: Any) -> str:
-    return " ".join(f"{value:.3f}" for value in values)
 
 
 def _ramp(text: str, name: str) -> float | tuple[float, ...]:

@@ -16,12 +16,11 @@ from typing import Any
 from rich.console import Console
 
 from phicalc.errors import ConfigError, DataError
-from phicalc.files import prepare_folder, write_bytes
+from phicalc.files import file_sha256, prepare_folder, write_json
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.train.ablation_config import AblationConfig
 from phicalc.train.ablation_measure import RunResult, measure
 from phicalc.train.config import TrainConfig
-from phicalc.train.dataset import file_sha256
 from phicalc.train.logs import clock
 from phicalc.train.trainer import TrainResult, train
 
@@ -37,7 +36,7 @@ def run_ablation(
     *,
     say: Say = lambda line: None,
     measured: Callable[[RunResult], object] = lambda result: None,
-) -> bool:
+) -> str | None:
     """Train and measure all runs that are not done yet, row by row.
 
     Parameters
@@ -51,8 +50,9 @@ def run_ablation(
 
     Returns
     -------
-    bool
-        False if a signal ended a run; the same call goes on from there.
+    str or None
+        Name of the signal that ended a run, such as "SIGINT": the same call goes on from there.
+        None if all runs are done.
 
     Raises
     ------
@@ -77,16 +77,16 @@ def run_ablation(
         resumed = (folder / "last.pt").exists()
         say(f"{label}: {'resumed' if resumed else 'training'}, log in {folder / LOG}")
         result = _train(config.run(row, seed), resumed)
-        if result.interrupted:
+        if result.stopped_by is not None:
             say(f"{label}: stopped at step {result.step}, saved; the same command goes on")
-            return False
+            return result.stopped_by
         found = measure(config.run(row, seed), row, seed, result.step)
         _write(config.run(row, seed), found)
         measured(found)
         spent = time.monotonic() - started
         left = spent / (number + 1) * (len(pending) - number - 1)
         say(f"{label}: {describe(found)}; {clock(spent)} spent, about {clock(left)} left")
-    return True
+    return None
 
 
 def chosen_rows(config: AblationConfig, rows: Sequence[str]) -> list[str]:
@@ -212,5 +212,4 @@ def _write(config: TrainConfig, result: RunResult) -> None:
         "config": config.model_dump(mode="json"),
         "data": {name: _sha256(path) for name, path in _data_files(config).items()},
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(config.output / RESULT, text.encode("utf-8"))
+    write_json(config.output / RESULT, content)

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from phicalc.errors import ConfigError
-from phicalc.train.config import Section, TrainConfig, parse_config
+from phicalc.train.config import Section, TrainConfig, parse_config, read_mapping, validated
 
 KEYS_OF_THE_RUN = ("output", "seed")
 
@@ -31,18 +30,19 @@ class AblationConfig(Section):
             raise ValueError(f"expected seeds that differ, got {seeds}")
         return seeds
 
-    @model_validator(mode="after")
-    def _folders_differ(self) -> "AblationConfig":
+    @field_validator("rows")
+    @classmethod
+    def _folders_differ(cls, rows: dict[str, Any]) -> dict[str, Any]:
         folders: dict[str, str] = {}
-        for name in self.rows:
+        for name in rows:
             folder = folder_name(name)
             if not folder or folder in folders:
                 raise ValueError(
-                    f"rows: expected names that give folders of their own, got {name!r}"
+                    f"expected names that give folders of their own, got {name!r}"
                     + (f" beside {folders[folder]!r}" if folder else "")
                 )
             folders[folder] = name
-        return self
+        return rows
 
     def folder(self, row: str, seed: int) -> Path:
         """Directory of one run."""
@@ -101,21 +101,7 @@ def load_ablation(path: str | Path) -> AblationConfig:
         If the file is missing, is not YAML, or holds an unknown key or a wrong value in itself or
         in the training configuration of any row.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping with output, base and rows")
-    try:
-        config = AblationConfig.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {key + ': ' if key else ''}{reason}") from None
+    config = validated(AblationConfig, read_mapping(path), str(path))
     for row in config.rows:
         config.run(row, config.seeds[0])
     return config

@@ -1,16 +1,14 @@
 """The table of an ablation: mean ± spread over seeds, for the terminal, Markdown and JSON."""
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from phicalc.files import write_bytes
+from phicalc.files import write_bytes, write_json
 from phicalc.train.ablation_config import AblationConfig
 from phicalc.train.ablation_measure import RunResult
 
@@ -124,7 +122,7 @@ def write_tables(config: AblationConfig, results: Sequence[RunResult]) -> list[P
     markdown.append("|---" + "|---:" * (len(headings) - 1) + "|")
     markdown += ["| " + " | ".join(line) + " |" for line in lines]
     markdown += ["", "Errors on the validation set; mean ± sample standard deviation over seeds."]
-    content: dict[str, Any] = {
+    content = {
         "title": config.title,
         "rows": {
             row: {name: asdict(value) for name, value in values.items()}
@@ -134,6 +132,5 @@ def write_tables(config: AblationConfig, results: Sequence[RunResult]) -> list[P
     }
     paths = [config.output / "table.md", config.output / "table.json"]
     write_bytes(paths[0], ("\n".join(markdown) + "\n").encode("utf-8"))
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(paths[1], text.encode("utf-8"))
+    write_json(paths[1], content)
     return paths

@@ -1,7 +1,7 @@
 """The training configuration: one YAML file, validated before anything is read or computed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,9 @@ class Section(StrictModel):
     """A part of the configuration; numbers must be finite."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 class DataConfig(Section):
@@ -215,6 +218,22 @@ def load_config(path: str | Path) -> TrainConfig:
         If the file is missing, is not YAML, or holds an unknown key or a wrong value. The message
         is one line that names the key by its dotted path.
     """
+    return parse_config(read_mapping(path), source=str(path))
+
+
+def parse_config(content: dict[str, Any], source: str = "config") -> TrainConfig:
+    """Validate a configuration that is already a dict; errors as in :func:`load_config`."""
+    return validated(TrainConfig, content, source)
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, still to be validated.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, is not YAML, or is no mapping of keys to values.
+    """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -225,13 +244,13 @@ def load_config(path: str | Path) -> TrainConfig:
     if not isinstance(content, dict):
         found = "an empty file" if content is None else type(content).__name__
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {found}")
-    return parse_config(content, source=str(path))
+    return content
 
 
-def parse_config(content: dict[str, Any], source: str = "config") -> TrainConfig:
-    """Validate a configuration that is already a dict; errors as in :func:`load_config`."""
+def validated(kind: type[SectionKind], content: dict[str, Any], source: str) -> SectionKind:
+    """The content as a configuration of a kind; errors as in :func:`load_config`."""
     try:
-        return TrainConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
@@ -252,6 +271,10 @@ def _describe(problem: Any, content: object) -> str:
         case "union_tag_invalid":
             context = problem["ctx"]
             return f"{key}.kind: expected one of {context['expected_tags']}, got {context['tag']!r}"
+        case "too_short":
+            context = problem["ctx"]
+            least, found = context["min_length"], context["actual_length"]
+            return f"{key}: expected at least {least}, got {found}"
         case "value_error":
             return f"{key}: {problem['ctx']['error']}"
     message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")

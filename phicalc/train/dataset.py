@@ -1,6 +1,5 @@
 """From the data section of a configuration to graphs in memory."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from phicalc.data.read import check_labels, labels_of, read_structures
 from phicalc.data.reference import ReferenceFit, fit_reference_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
+from phicalc.files import file_sha256
 from phicalc.train.config import Property, TrainConfig
 
 SMALLEST_ENERGY_SCALE = 1e-2
@@ -156,15 +156,6 @@ def graphs_of(
         labels = labels_of(atoms).only(properties).filled(blank, len(atoms))
         graphs.append(to_graph(atoms, cutoff, labels))
     return graphs
-
-
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:

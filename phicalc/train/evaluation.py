@@ -13,14 +13,14 @@ from phicalc.checks import check_structure, check_support
 from phicalc.data.read import check_labels, labels_of, total_charge_of
 from phicalc.device import resolve_device
 from phicalc.errors import DataError, StructureError, UnsupportedError
-from phicalc.files import prepare_folder
+from phicalc.files import file_sha256, prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
-from phicalc.train.dataset import file_sha256, graphs_of, is_defined, read_without
+from phicalc.train.dataset import graphs_of, is_defined, read_without
 from phicalc.train.metrics import Evaluation, Predict, evaluate
-from phicalc.train.report import write_json, write_parity_plot
+from phicalc.train.report import write_errors, write_parity_plot
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def evaluate_file(
         if skip:
             about["skipped"] = sorted(set(skip))
         directory = prepare_folder(directory)
-        write_json(result, directory / "errors.json", about)
+        write_errors(result, directory / "errors.json", about)
         write_parity_plot(result, directory / "parity.png")
     return result
 

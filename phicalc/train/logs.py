@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from phicalc import fields
+from phicalc.files import prepare_folder, replacing
 from phicalc.train.metrics import Evaluation
 from phicalc.train.report import customary, describe_errors, write_training_curve
 
@@ -85,7 +86,7 @@ class Logs:
 
     def start(self, step: int) -> None:
         """Begin at ``step``; rows that an interrupted run wrote beyond it are dropped."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        prepare_folder(self.directory)
         self._first_step = step
         self._started = self._last_line = time.monotonic()
         if step > 0 and self.csv_path.exists():
@@ -160,12 +161,13 @@ class Logs:
 
     def _write_csv(self) -> None:
         """All rows anew: small, and a crash never leaves half a line behind."""
-        temporary = self.csv_path.with_suffix(".csv.part")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
+        with (
+            replacing(self.csv_path) as new,
+            new.open("w", newline="", encoding="utf-8") as stream,
+        ):
             writer = csv.DictWriter(stream, list(self.rows[-1]), extrasaction="ignore", restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        temporary.replace(self.csv_path)
 
     def _draw(self) -> None:
         write_training_curve(self.rows, self.directory / "training_curve.png")

@@ -1,6 +1,5 @@
 """Errors for people: one line, table, JSON, parity plot, training curve."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,21 +12,18 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from phicalc import fields
-from phicalc.files import replacing, write_bytes
+from phicalc.files import replacing, write_json
 from phicalc.metadata import ErrorSummary
 from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Evaluation
-from phicalc.units import MEV
+from phicalc.units import customary_unit
 
 MOST_POINTS = 20_000
-CUSTOMARY_UNITS = {"eV": "meV", "eV/atom": "meV/atom", "eV/Å": "meV/Å"}
 
 
 def customary(error: ErrorSummary) -> ErrorSummary:
     """An error in the unit in which people quote it: energies and forces in meV."""
-    if error.unit not in CUSTOMARY_UNITS:
-        return error
-    unit = CUSTOMARY_UNITS[error.unit]
-    return replace(error, mae=error.mae / MEV, rmse=error.rmse / MEV, unit=unit)
+    unit, size = customary_unit(error.unit)
+    return replace(error, mae=error.mae / size, rmse=error.rmse / size, unit=unit)
 
 
 def describe_errors(errors: Mapping[str, ErrorSummary]) -> str:
@@ -56,7 +52,9 @@ def error_table(evaluation: Evaluation) -> Table:
     return table
 
 
-def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None) -> None:
+def write_errors(
+    evaluation: Evaluation, path: Path, about: Mapping[str, Any] | None = None
+) -> None:
     """Write all errors of an evaluation, and what is said ``about`` it, as JSON."""
     content = {
         **(about or {}),
@@ -70,8 +68,7 @@ def write_json(evaluation: Evaluation, path: Path, about: Mapping[str, Any] | No
             {"structure": number, "forces_rmse": rmse} for number, rmse in evaluation.worst
         ],
     }
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+    write_json(path, content)
 
 
 def write_parity_plot(evaluation: Evaluation, path: Path) -> None:
@@ -138,4 +135,5 @@ def write_training_curve(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes in every:
         axes.set_xlabel("step")
         axes.set_yscale("log")
-    figure.savefig(path, dpi=120)
+    with replacing(path) as new:
+        figure.savefig(new, dpi=120)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from phicalc.allocator import keep_freed_memory
 from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.model.checkpoint import save_checkpoint
 from phicalc.model.derivatives import Differentiated
+from phicalc.signals import StopRequest, stop_on_signals
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import TrainingData, load_training_data
 from phicalc.train.distributed import Processes, join_processes
@@ -25,7 +27,6 @@ from phicalc.train.objective import Objective
 from phicalc.train.optimizer import build_optimizer
 from phicalc.train.schedule import Schedule
 from phicalc.train.state import Position, RunState, load_resumable, same_measure
-from phicalc.train.stopping import StopRequest, stop_on_signals
 
 RUNNING, FINISHED, OUT_OF_TIME, INTERRUPTED = range(4)
 
@@ -40,15 +41,15 @@ class TrainResult:
         Optimiser steps made, resumes included.
     best_loss
         Lowest validation loss.
-    interrupted
-        Whether a signal ended it.
+    stopped_by
+        Name of the signal that ended it early, such as "SIGINT"; None for a complete run.
     last, best
         The two checkpoints.
     """
 
     step: int
     best_loss: float
-    interrupted: bool
+    stopped_by: str | None
     last: Path
     best: Path
 
@@ -99,7 +100,7 @@ def train(
     processes = join_processes(config.device)
     devices = [processes.device] if processes.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), stop_on_signals() as stop:
+        with torch.random.fork_rng(devices), stop_on_signals(sigterm_repeats=True) as stop:
             trainer = Trainer(config, load_training_data(config), processes, console)
             if resume:
                 trainer.resume()
@@ -159,13 +160,14 @@ class Trainer:
             if ending != INTERRUPTED and self.position.validated_step != self.position.step:
                 self.validate()
             self.save()
-            self._say_end(ending, stop)
+            stopped_by = self._stopped_by(stop) if ending == INTERRUPTED else None
+            self._say_end(ending, stopped_by)
         finally:
             self.logs.close()
         return TrainResult(
             self.position.step,
             self.position.best_loss,
-            ending == INTERRUPTED,
+            stopped_by,
             self.config.output / "last.pt",
             self.config.output / "best.pt",
         )
@@ -320,6 +322,15 @@ class Trainer:
             ending = FINISHED
         return self.processes.maximum(ending)
 
+    def _stopped_by(self, stop: StopRequest) -> str:
+        """Name of the signal, whichever process it came to.
+
+        The processes meet here, so that none ends, at which torchrun ends the others, before the
+        first has saved.
+        """
+        number = self.processes.maximum(0 if stop.name is None else Signals[stop.name])
+        return Signals(number).name
+
     def _begin(self) -> None:
         self._moment = self._saved = time.monotonic()
         self._first_only(lambda: self.logs.start(self.position.step))
@@ -345,11 +356,11 @@ class Trainer:
         if self.position.step > 0:
             self.logs.line(f"resumed at step {self.position.step}, epoch {self.position.epoch}")
 
-    def _say_end(self, ending: int, stop: StopRequest) -> None:
+    def _say_end(self, ending: int, stopped_by: str | None) -> None:
         reason = {
             FINISHED: "finished",
             OUT_OF_TIME: "time is up (max_minutes)",
-            INTERRUPTED: f"stopped by {stop.name or 'a signal to another process'}",
+            INTERRUPTED: f"stopped by {stopped_by}",
         }[ending]
         self.logs.line(
             f"{reason} at step {self.position.step} after {clock(self.position.seconds)}; "

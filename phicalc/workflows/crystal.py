@@ -3,13 +3,24 @@
 from pathlib import Path
 
 from ase import Atoms
+from pydantic import Field
 
 from phicalc.errors import UnsupportedError
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
+from phicalc.workflows.settings import Settings
 from phicalc.workflows.simulation import Simulation
 
 RELAXED_CRYSTAL = RelaxSettings(cell="full", keep_symmetry=True, max_force=1e-3)
 """Atoms and cell, symmetry kept, tight enough for second derivatives."""
+
+
+class CrystalSettings(Settings):
+    """What the settings of every simulation of a crystal begin with."""
+
+    relax: RelaxSettings | None = Field(
+        RELAXED_CRYSTAL,
+        description="relaxation of the cell that comes first; None: the structure as it is",
+    )
 
 
 class CrystalSimulation(Simulation):

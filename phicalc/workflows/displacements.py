@@ -9,9 +9,10 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from phicalc.errors import ConfigError, SimulationError, StoppedError
+from phicalc.signals import stop_on_signals
 from phicalc.workflows.phonon_modes import as_atoms
 from phicalc.workflows.records import Record, RecordFile
-from phicalc.workflows.watching import Display, StopSignals
+from phicalc.workflows.watching import Display
 
 Array = NDArray[np.float64]
 
@@ -66,7 +67,7 @@ class DisplacedForces:
         if self.file is not None and not forces:
             self.file.remove()
         total = len(self.cells)
-        with StopSignals() as stop, Display(total, f"{name}: displacements", progress) as bar:
+        with stop_on_signals() as stop, Display(total, f"{name}: displacements", progress) as bar:
             for index in range(len(forces), total):
                 bar.show(index)
                 forces.append(self._forces(index))
@@ -74,11 +75,11 @@ class DisplacedForces:
                     if index == 0:
                         self.file.append(self._identity())
                     self.file.append({"forces": forces[-1]})
-                if stop.received is not None and index + 1 < total:
+                if stop.name is not None and index + 1 < total:
                     raise StoppedError(
-                        f"{name} stopped by {stop.received} after {index + 1} of {total} "
+                        f"{name} stopped by {stop.name} after {index + 1} of {total} "
                         "displacements; restart it",
-                        stop.received,
+                        stop.name,
                     )
             bar.show(total)
         return np.array(forces)

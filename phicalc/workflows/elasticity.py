@@ -1,6 +1,5 @@
 """Elastic constants of a crystal from the stresses of small strains."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,18 @@ from ase import Atoms, units
 from pydantic import Field
 
 from phicalc.errors import SimulationError, UnsupportedError
-from phicalc.files import refuse_existing, write_bytes
-from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
+from phicalc.files import refuse_existing, write_json
+from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.settings import Positive
 from phicalc.workflows.stiffness import PAIRS, Array, Stiffness, symmetrised
 from phicalc.workflows.symmetry import point_group, space_group
 from phicalc.workflows.watching import Display
 
 
-class ElasticSettings(Settings):
+class ElasticSettings(CrystalSettings):
     """Elastic constants. Forces in eV/Å."""
 
-    relax: RelaxSettings | None = Field(
-        RELAXED_CRYSTAL,
-        description="relaxation of the cell that comes first; None: the structure as it is",
-    )
     strain: Positive = Field(
         0.005, lt=0.1, description="largest strain, both ways; the error grows with its square"
     )
@@ -151,8 +146,7 @@ class ElasticConstants(CrystalSimulation):
             files=() if path is None else (path,),
         )
         if path is not None:
-            text = json.dumps(_summary(result), indent=2, ensure_ascii=False) + "\n"
-            write_bytes(path, text.encode())
+            write_json(path, _summary(result))
         return result
 
     def _measured(self, atoms: Atoms, progress: bool) -> tuple[Array, Array | None]:

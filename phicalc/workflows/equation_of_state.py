@@ -1,6 +1,5 @@
 """Energy of a crystal against its volume: equilibrium volume, lattice constant, bulk modulus."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
-from phicalc.files import refuse_existing, replacing, write_bytes
-from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
+from phicalc.files import refuse_existing, replacing, write_json
+from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import draw_equation_of_state, save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import conventional_atoms
 from phicalc.workflows.watching import Display
 
@@ -24,13 +23,9 @@ Array = NDArray[np.float64]
 Equation = Literal["birchmurnaghan", "vinet", "murnaghan"]
 
 
-class EquationOfStateSettings(Settings):
+class EquationOfStateSettings(CrystalSettings):
     """An equation of state. Forces in eV/Å."""
 
-    relax: RelaxSettings | None = Field(
-        RELAXED_CRYSTAL,
-        description="relaxation of the cell that comes first; None: the structure as it is",
-    )
     span: Positive = Field(
         0.06, lt=0.5, description="largest relative change of the volume, both ways"
     )
@@ -159,8 +154,7 @@ class EquationOfState(CrystalSimulation):
             picture, table = files
             with replacing(picture) as new:
                 save_figure(draw_equation_of_state(result), new)
-            text = json.dumps(_summary(result), indent=2, ensure_ascii=False) + "\n"
-            write_bytes(table, text.encode())
+            write_json(table, _summary(result))
         return result
 
     def _sampled(self, atoms: Atoms, progress: bool) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
+from phicalc.signals import stop_on_signals
 from phicalc.workflows.checkpoint import Checkpoint, read_structure, restore_structure
 from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.ensemble import (
@@ -26,7 +27,7 @@ from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
 from phicalc.workflows.simulation import Simulation
-from phicalc.workflows.watching import Display, StopSignals
+from phicalc.workflows.watching import Display
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,12 @@ class MolecularDynamics(Simulation):
         else:
             run = _Run.resume(self.atoms, self.settings, files, checkpoint)
         try:
-            with StopSignals() as stop, Display(self.settings.steps, self.name, progress) as bar:
+            with (
+                stop_on_signals() as stop,
+                Display(self.settings.steps, self.name, progress) as bar,
+            ):
                 run.arrive()
-                while run.step < self.settings.steps and not stop.received:
+                while run.step < self.settings.steps and not stop:
                     run.advance()
                     run.arrive()
                     bar.show(run.step, f"{run.ns_per_day():.3g} ns/day")
@@ -145,7 +149,7 @@ class MolecularDynamics(Simulation):
         return MDResult(
             atoms=self.atoms,
             steps=run.step,
-            stopped_by=stop.received if run.step < self.settings.steps else None,
+            stopped_by=stop.name if run.step < self.settings.steps else None,
             log=files.table(),
             ns_per_day=run.ns_per_day(),
             trajectories=tuple(file.path for file in files.trajectories),

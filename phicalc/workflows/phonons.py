@@ -13,13 +13,13 @@ from pydantic import Field
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.files import refuse_existing, replacing
 from phicalc.workflows.born import PROPERTIES, BornCharges, from_calculator, from_file
-from phicalc.workflows.crystal import RELAXED_CRYSTAL, CrystalSimulation
+from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.displacements import DisplacedForces
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
 from phicalc.workflows.frames import as_extxyz
 from phicalc.workflows.phonon_modes import animate, modes_at, run_standard_path
-from phicalc.workflows.relax import RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.relax import RelaxResult
+from phicalc.workflows.settings import Positive
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -28,13 +28,9 @@ FLAT = 0.01
 """Frequencies (THz) below this do not count in thermal sums: acoustic modes at Γ."""
 
 
-class PhononSettings(Settings):
+class PhononSettings(CrystalSettings):
     """A phonon calculation. Lengths in Å, frequencies in THz, temperatures in K."""
 
-    relax: RelaxSettings | None = Field(
-        RELAXED_CRYSTAL,
-        description="relaxation of the cell that comes first; None: the structure as it is",
-    )
     supercell_length: Positive = Field(
         15.0, description="smallest height of the supercell along each axis, Å"
     )

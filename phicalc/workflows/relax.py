@@ -22,13 +22,14 @@ from phicalc.errors import (
     UnsupportedError,
 )
 from phicalc.files import refuse_existing, replacing
+from phicalc.signals import stop_on_signals
 from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
 from phicalc.workflows.md_log import as_table
 from phicalc.workflows.settings import Finite, Positive, Settings
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.symmetry import keep_symmetry, space_group
-from phicalc.workflows.watching import Display, StopSignals
+from phicalc.workflows.watching import Display
 
 _OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
 
@@ -178,7 +179,7 @@ class Relaxation(Simulation):
         rows: list[dict[str, float]] = []
         try:
             with (
-                StopSignals() as stop,
+                stop_on_signals() as stop,
                 Display(first + self.settings.steps, self.name, progress) as bar,
             ):
                 for step, row in enumerate(self._steps(), start=first):
@@ -186,13 +187,13 @@ class Relaxation(Simulation):
                     if trajectory is not None and not (step == first and first > 0):
                         _append(trajectory, snapshot(self.atoms, step=step))
                     bar.show(step, f"{row['max_force_eV_A']:.3g} eV/Å")
-                    if self._converged(row) or stop.received:
+                    if self._converged(row) or stop:
                         break
         finally:
             if trajectory is not None:
                 trajectory.close()
         if not self._converged(row):
-            self._fail(step, row, stop.received)
+            self._fail(step, row, stop.name)
         if structure is not None:
             with replacing(structure) as new:
                 new.write_text(as_extxyz(snapshot(self.atoms, step=step)), encoding="utf-8")

@@ -4,28 +4,30 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
-from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.errors import UnsupportedError
 from phicalc.files import prepare_folder, refuse_existing, replacing
+from phicalc.workflows.correlation import (
+    SPEED_OF_LIGHT,
+    QuantumCorrection,
+    Window,
+    correlation_function,
+    number_of_lags,
+    relative_correction,
+    resolution_of,
+    spectrum_of,
+    wavenumber_grid,
+)
 from phicalc.workflows.figures import draw_spectra, save_figure
 from phicalc.workflows.motion import Motion, read_motion
 from phicalc.workflows.settings import Positive, Settings
 
 Array = NDArray[np.float64]
-QuantumCorrection = Literal["harmonic", "standard", "schofield"]
-
-SPEED_OF_LIGHT = units._c * 1e2 * 1e-15
-"""cm/fs."""
-
-WAVENUMBER_TO_KELVIN = units._hplanck * units._c * 1e2 / units._k
-"""hc/k_B: K per cm⁻¹."""
-
 KM_PER_MOL = units._Nav / (12.0 * units._eps0 * units._c**2) * units._e**2 / units._amu * 1e-3
 """Integrated absorption N_A |dμ/dQ|² / (12 ε₀ c²) of one mode for 1 e²/u, in km/mol."""
 
@@ -38,9 +40,7 @@ class SpectraSettings(Settings):
         description="longest lag of the correlation functions, at most half the trajectory; its "
         "inverse is the resolution (2000 fs: 17 cm⁻¹)",
     )
-    window: Literal["hann", "blackman", "none"] = Field(
-        "hann", description="by which the correlation functions fade out"
-    )
+    window: Window = Field("hann", description="by which the correlation functions fade out")
     maximum: Positive = Field(4000.0, description="largest wavenumber")
     quantum_correction: QuantumCorrection = Field(
         "harmonic",
@@ -208,7 +208,7 @@ def vibrational_density(motion: Motion, settings: SpectraSettings) -> Spectrum:
     """
     lags = _lags(motion, settings)
     correlations = {
-        str(symbol): _correlation(
+        str(symbol): correlation_function(
             motion.velocities[:, motion.symbols == symbol].reshape(len(motion.velocities), -1),
             np.repeat(motion.masses[motion.symbols == symbol], 3),
             lags,
@@ -216,15 +216,18 @@ def vibrational_density(motion: Motion, settings: SpectraSettings) -> Spectrum:
         for symbol in sorted(set(motion.symbols))
     }
     states = 3.0 * len(motion.masses) / sum(c[0] for c in correlations.values())
-    parts = {s: states * _transform(c, motion, settings) for s, c in correlations.items()}
-    wavenumbers = _wavenumbers(lags, motion.interval)
+    parts = {
+        symbol: states * spectrum_of(correlation, settings.window, motion.interval)
+        for symbol, correlation in correlations.items()
+    }
+    wavenumbers = wavenumber_grid(lags, motion.interval)
     kept = wavenumbers <= settings.maximum
     return Spectrum(
         wavenumbers=wavenumbers[kept],
         intensity=np.sum(list(parts.values()), axis=0)[kept],
         unit="states per cm⁻¹",
         parts={symbol: part[kept] for symbol, part in parts.items()},
-        resolution=_resolution(lags, motion),
+        resolution=resolution_of(lags, motion.interval),
         description=f"{motion.temperature:.0f} K, window {settings.window}",
     )
 
@@ -270,16 +273,17 @@ def infrared_spectrum(motion: Motion, settings: SpectraSettings) -> Spectrum:
     # central differences damp a wave by sin(ω dt) / (ω dt), which is made good below
     rate = (motion.dipoles[2:] - motion.dipoles[:-2]) / (2.0 * motion.interval)
     rate -= rate.mean(axis=0)
-    correlation = _correlation(rate, np.ones(3), lags)
-    wavenumbers = _wavenumbers(lags, motion.interval)
+    correlation = correlation_function(rate, np.ones(3), lags)
+    wavenumbers = wavenumber_grid(lags, motion.interval)
     phase = 2.0 * np.pi * SPEED_OF_LIGHT * wavenumbers * motion.interval
     damping = np.sinc(phase / np.pi)
     kept = (wavenumbers <= settings.maximum) & (damping > 0.05)
     # ⟨Ṁ²⟩ = k_B T |dμ/dQ|² of one mode; e² Å²/fs² over k_B T in e²/u
     per_mode = units.fs**-2 / (units.kB * temperature)
-    intensity = _transform(correlation, motion, settings)[kept] / damping[kept] ** 2
+    intensity = spectrum_of(correlation, settings.window, motion.interval)[kept]
+    intensity /= damping[kept] ** 2
     intensity *= per_mode * KM_PER_MOL
-    intensity *= _relative_correction(settings.quantum_correction, wavenumbers[kept], temperature)
+    intensity *= relative_correction(settings.quantum_correction, wavenumbers[kept], temperature)
     unit = "km/mol per cm⁻¹"
     if motion.volume is not None:
         # km/mol per cm⁻¹ is 1e5 cm² / mol; times molecules per cm³
@@ -290,7 +294,7 @@ def infrared_spectrum(motion: Motion, settings: SpectraSettings) -> Spectrum:
         intensity=intensity,
         unit=unit,
         parts={},
-        resolution=_resolution(lags, motion),
+        resolution=resolution_of(lags, motion.interval),
         description=f"{temperature:.0f} K, window {settings.window}, quantum correction "
         f"{settings.quantum_correction}",
     )
@@ -308,64 +312,6 @@ def as_csv(spectrum: Spectrum) -> str:
 
 
 def _lags(motion: Motion, settings: SpectraSettings) -> int:
-    """Number of lags, zero included."""
-    limit = 1.0 / (2.0 * SPEED_OF_LIGHT * motion.interval)
-    if settings.maximum > limit:
-        fine = 1.0 / (2.0 * SPEED_OF_LIGHT * settings.maximum)
-        raise ConfigError(
-            f"maximum: expected at most {limit:.0f} cm⁻¹ from frames every {motion.interval:g} fs, "
-            f"got {settings.maximum:g}; write a frame at least every {fine:.3g} fs"
-        )
-    wanted = int(settings.correlation_time / motion.interval) + 1
-    return max(2, min(wanted, (len(motion.velocities) - 2) // 2))
-
-
-def _correlation(signals: Array, weights: Array, lags: int) -> Array:
-    """(lags,) Σ weight ⟨x(0) x(t)⟩ of (T, S) signals, averaged over all starting times."""
-    count = len(signals)
-    total = np.zeros(lags)
-    for block in range(0, signals.shape[1], 64):
-        part = slice(block, block + 64)
-        spectrum = np.fft.rfft(signals[:, part], n=count + lags, axis=0)
-        products = np.fft.irfft(np.abs(spectrum) ** 2, n=count + lags, axis=0)[:lags]
-        total += products @ weights[part]
-    return np.asarray(total / (count - np.arange(lags)))
-
-
-def _transform(correlation: Array, motion: Motion, settings: SpectraSettings) -> Array:
-    """Spectrum of a correlation function per cm⁻¹; its integral is the value at lag zero."""
-    lags = len(correlation)
-    x = np.arange(lags) / lags
-    window = {
-        "hann": 0.5 + 0.5 * np.cos(np.pi * x),
-        "blackman": 0.42 + 0.5 * np.cos(np.pi * x) + 0.08 * np.cos(2.0 * np.pi * x),
-        "none": np.ones(lags),
-    }[settings.window]
-    faded = correlation * window
-    # both signs of the lag, on four times as many points for a smooth curve
-    even = np.concatenate([faded, np.zeros(6 * lags + 1), faded[:0:-1]])
-    return np.asarray(np.fft.rfft(even).real * 2.0 * motion.interval * SPEED_OF_LIGHT)
-
-
-def _wavenumbers(lags: int, interval: float) -> Array:
-    """Grid of `_transform`, cm⁻¹."""
-    return np.asarray(np.fft.rfftfreq(8 * lags, interval * SPEED_OF_LIGHT), dtype=float)
-
-
-def _resolution(lags: int, motion: Motion) -> float:
-    return float(1.0 / (lags * motion.interval * SPEED_OF_LIGHT))
-
-
-def _relative_correction(kind: QuantumCorrection, wavenumbers: Array, temperature: float) -> Array:
-    """The quantum correction over the harmonic one."""
-    energy = WAVENUMBER_TO_KELVIN * wavenumbers / temperature  # βħω
-    boltzmann = np.exp(-energy)
-    factor = {
-        "harmonic": np.ones_like(energy),
-        "standard": 2.0 / (1.0 + boltzmann),
-        "schofield": np.exp(np.minimum(0.5 * energy, 300.0)),
-    }[kind]
-    if kind == "harmonic":
-        return factor
-    safe = np.where(energy > 0.0, energy, 1.0)
-    return np.asarray(np.where(energy > 0.0, factor * (1.0 - boltzmann) / safe, 1.0), dtype=float)
+    """Number of lags for a trajectory."""
+    frames = len(motion.velocities)
+    return number_of_lags(settings.correlation_time, motion.interval, frames, settings.maximum)

@@ -1,9 +1,4 @@
-"""The person at the terminal: a progress bar with time left, and signals that ask to stop."""
-
-import signal
-import threading
-from types import FrameType, TracebackType
-from typing import Any
+"""The person at the terminal: a progress bar with time left."""
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -46,36 +41,3 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
-
-
-class StopSignals:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second one acts as usual.
-
-    Outside of the main thread signals stay what they were. `received` is the signal's name.
-    """
-
-    received: str | None = None
-
-    def __enter__(self) -> "StopSignals":
-        self._former: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._restore()
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-        self._former = {}

@@ -1,5 +1,6 @@
 """Rows × seeds: what is trained, what is skipped, what is printed, and how it goes on."""
 
+import dataclasses
 import itertools
 import json
 import signal
@@ -79,7 +80,11 @@ def test_merging_leaves_both_sides_as_they_were():
         ({"rows": {"bad": {"max_steps": 0}}}, "row 'bad': max_steps"),
         ({"rows": {"bad": {"seed": 1}}}, "row 'bad': expected no seed"),
         ({"rows": {"bad": {"speed": 1}}}, "row 'bad': speed: unknown key"),
-        ({"rows": {}}, "rows: "),
+        ({"rows": {}}, "yaml: rows: expected at least 1, got 0$"),
+        ({"seeds": []}, "yaml: seeds: expected at least 1, got 0$"),
+        ({"speed": 1}, "yaml: speed: unknown key$"),
+        ({"seeds": "many"}, "yaml: seeds: expected list, got 'many'$"),
+        ({"rows": {"bad": 1}}, "yaml: rows.bad: expected dictionary, got 1$"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(asked, write_yaml, change, message):
@@ -122,9 +127,9 @@ def test_a_stopped_ablation_goes_on_where_it_was(asked, write_yaml, monkeypatch,
 
     monkeypatch.setattr(ablation, "train", noting_train)
     lines: list[str] = []
-    assert not run_ablation(config, ["no head"], say=lines.append)
+    assert run_ablation(config, ["no head"], say=lines.append) == "SIGINT"
     assert "stopped at step 2" in lines[-1] and len(results_of(config)) == 1
-    assert run_ablation(config, say=lines.append)
+    assert run_ablation(config, say=lines.append) is None
     assert begun == [
         ("seed-0", False), ("seed-3", False), ("seed-3", True), ("seed-0", False), ("seed-3", False)
     ]  # fmt: skip
@@ -132,7 +137,7 @@ def test_a_stopped_ablation_goes_on_where_it_was(asked, write_yaml, monkeypatch,
     assert [(run.row, run.seed, run.steps) for run in results] == [
         ("no head", 0, 4), ("no head", 3, 4), ("Φ", 0, 4), ("Φ", 3, 4)
     ]  # fmt: skip
-    assert run_ablation(config) and len(begun) == 5  # nothing is left to do
+    assert run_ablation(config) is None and len(begun) == 5  # nothing is left to do
 
 
 def test_the_numbers_are_those_of_the_best_weights(asked, write_yaml):
@@ -140,7 +145,7 @@ def test_the_numbers_are_those_of_the_best_weights(asked, write_yaml):
     from phicalc.train.evaluation import evaluate_file
 
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
-    assert run_ablation(config, ["Φ"])
+    assert run_ablation(config, ["Φ"]) is None
     run = results_of(config)[0]
     found = evaluate_file(
         config.folder("Φ", 0) / "best.pt", config.run("Φ", 0).data.valid, device="cpu"
@@ -153,7 +158,7 @@ def test_the_numbers_are_those_of_the_best_weights(asked, write_yaml):
 
 def test_a_result_outlives_a_setting_that_came_later(asked, write_yaml):
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
-    assert run_ablation(config, ["no head"])
+    assert run_ablation(config, ["no head"]) is None
     path = config.folder("no head", 0) / "result.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["config"]["data"]["partial"], content["config"]["loss"]["auxiliary"]
@@ -163,7 +168,7 @@ def test_a_result_outlives_a_setting_that_came_later(asked, write_yaml):
 
 def test_a_result_of_other_settings_is_not_passed_off(asked, write_yaml):
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
-    assert run_ablation(config, ["no head"])
+    assert run_ablation(config, ["no head"]) is None
     asked["base"]["batch_size"] = 2
     changed = load_ablation(write_yaml(asked | {"seeds": [0]}))
     with pytest.raises(ConfigError, match=r"row 'no head', seed 0: .* made with other settings"):
@@ -179,7 +184,7 @@ def test_a_result_of_other_settings_is_not_passed_off(asked, write_yaml):
 def test_a_run_does_not_go_on_with_other_settings(asked, write_yaml, interrupt):
     """Half with one learning rate, half with another would enter the table as the second."""
     interrupt(2)
-    assert not run_ablation(load_ablation(write_yaml(asked)), ["no head"])
+    assert run_ablation(load_ablation(write_yaml(asked)), ["no head"]) == "SIGINT"
     asked["base"]["batch_size"] = 2
     with pytest.raises(ConfigError, match=r"seed 0: .*last.pt was made with other settings"):
         run_ablation(load_ablation(write_yaml(asked)))
@@ -189,7 +194,7 @@ def test_a_result_of_other_data_is_not_passed_off(asked, write_yaml, tmp_path):
     """Same name, other structures: of a finished run, and of one that is to go on."""
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
     path = config.run("no head", 0).data.train
-    assert run_ablation(config, ["no head"])
+    assert run_ablation(config, ["no head"]) is None
     assert len(results_of(config)) == 1
     frames = read(path, ":", format="extxyz")
     write(path, frames[::-1], format="extxyz")
@@ -210,7 +215,7 @@ def test_absent_data_is_noticed_before_anything_runs(asked, write_yaml):
 
 def test_the_table_has_means_and_sample_deviations(asked, write_yaml):
     config = load_ablation(write_yaml(asked))
-    assert run_ablation(config, ["no head"])
+    assert run_ablation(config, ["no head"]) is None
     results = results_of(config)
     headings, line = cells(config, results)
     values = [run.forces_rmse for run in results]
@@ -255,7 +260,7 @@ def test_charges_are_measured_where_the_data_has_them(asked, write_yaml, tmp_pat
     asked["base"]["data"] = {"train": str(path), "valid": str(path)}
     asked["rows"] = {"local": heads, "trained": {**heads, "loss": {"weights": {"charges": 1.0}}}}
     config = load_ablation(write_yaml(asked | {"seeds": [0]}))
-    assert run_ablation(config)
+    assert run_ablation(config) is None
     free, trained = results_of(config)
     assert not free.supervised and free.charge_correlation is not None
     assert trained.supervised and 0 < trained.charge_mae < 500
@@ -265,7 +270,7 @@ def test_charges_are_measured_where_the_data_has_them(asked, write_yaml, tmp_pat
     assert lines[0][correlation] != "–" and lines[1][error] != "–"
 
 
-def test_the_command(asked, write_yaml):
+def test_the_command(asked, write_yaml, monkeypatch):
     path = str(write_yaml(asked | {"seeds": [0]}))
     run = CliRunner().invoke
     assert "no run is done yet" in run(app, ["ablate", path, "--table"]).output
@@ -274,5 +279,13 @@ def test_the_command(asked, write_yaml):
     first = run(app, ["ablate", path, "--rows", "no head"])
     assert first.exit_code == 0 and "[1/1] no head, seed 0: training" in first.output
     assert "(1 of 2 runs done)" in first.output and "table.md" in first.output
+    assert run(app, ["ablate", path, "--rows", "no head", "--rows", "Φ", "--table"]).exit_code == 0
+    monkeypatch.setattr(
+        ablation, "train", lambda *a, **o: dataclasses.replace(train(*a, **o), stopped_by="SIGINT")
+    )
+    stopped = run(app, ["ablate", path])
+    assert stopped.exit_code == 130 and "stopped at step 4" in stopped.output
+    assert "(1 of 2 runs done)" in stopped.output  # the table so far
+    monkeypatch.undo()
     everything = run(app, ["ablate", path])
     assert "2 runs, 1 done before" in everything.output

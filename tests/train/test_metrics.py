@@ -16,7 +16,7 @@ from phicalc.train.metrics import evaluate
 from phicalc.train.report import (
     describe_errors,
     error_table,
-    write_json,
+    write_errors,
     write_parity_plot,
     write_training_curve,
 )
@@ -136,7 +136,7 @@ def test_values_are_kept_for_parity(frames):
 def test_files_are_written(frames, tmp_path):
     graphs = graphs_of(frames, 4.0, ["energy", "forces"])
     found = evaluate(wrong_by, graphs, keep_values=True)
-    write_json(found, tmp_path / "errors.json", {"model": "wrong"})
+    write_errors(found, tmp_path / "errors.json", {"model": "wrong"})
     write_parity_plot(found, tmp_path / "parity.png")
     content = json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))
     assert content["model"] == "wrong"

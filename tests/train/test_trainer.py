@@ -49,7 +49,7 @@ def test_it_learns_a_tiny_set_by_heart(content, quiet):
     last = rows_of(result)[-1]
     assert float(last["forces_rmse [meV/Å]"]) < 0.2 * 1e3 * data.energy_scale
     assert float(last["energy_per_atom_rmse [meV/atom]"]) < 30
-    assert not result.interrupted
+    assert result.stopped_by is None
     assert result.step == 150
 
 
@@ -70,9 +70,9 @@ def test_a_run_resumes_bit_for_bit(content, quiet, tmp_path, monkeypatch, schedu
     first = train(config, console=quiet)
     second = train(config, resume=True, console=quiet)
     assert (first.step, second.step) == (2, 6)
-    assert first.interrupted and second.interrupted
+    assert first.stopped_by == second.stopped_by == "SIGTERM"
     pieces = train(config, resume=True, console=quiet)
-    assert not pieces.interrupted
+    assert pieces.stopped_by is None
     for name in ("last", "best"):
         a, b = (torch.load(getattr(r, name), weights_only=True) for r in (whole, pieces))
         apart = {".extra.provenance.config.output", ".extra.training.position.seconds"}
@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_a_number_names_its_structures(config, quiet, monkeyp
 def test_time_can_run_out(content, quiet):
     config = parse_config(content | {"epochs": 1000, "max_minutes": 1e-9})
     result = train(config, console=quiet)
-    assert (result.step, result.interrupted) == (0, False)
+    assert (result.step, result.stopped_by) == (0, None)
     assert len(rows_of(result)) == 1
 
 
@@ -344,7 +344,7 @@ def test_a_missing_tensorboard_is_one_line(content, monkeypatch):
     assert console.export_text().count("tensorboard is not installed") == 1
 
 
-def test_sigterm_saves_and_exits_with_status_0(content, quiet, tmp_path):
+def test_sigterm_saves_and_exits_with_its_status(content, quiet, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content | {"epochs": 100_000, "validate_epochs": 10}))
     command = [sys.executable, "-m", "phicalc.train", str(path)]
@@ -354,18 +354,18 @@ def test_sigterm_saves_and_exits_with_status_0(content, quiet, tmp_path):
                 process.send_signal(signal.SIGTERM)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 0
+    assert process.returncode == 143
     assert "stopped by SIGTERM at step" in rest
     step = load_checkpoint(tmp_path / "run" / "last.pt").extra["training"]["position"]["step"]
     assert step >= 30
     resumed = train(parse_config(content | {"epochs": step // 3 + 2}), resume=True, console=quiet)
     assert resumed.step == 3 * (step // 3 + 2)
-    assert not resumed.interrupted
+    assert resumed.stopped_by is None
 
 
-def test_wrong_input_exits_with_status_1_and_one_line(content, tmp_path, monkeypatch, capsys):
+def test_wrong_input_exits_with_status_2_and_one_line(content, tmp_path, monkeypatch, capsys):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(content | {"bach_size": 2}))
     monkeypatch.setattr(sys, "argv", ["phicalc.train", str(path), "--resume"])
-    assert main() == 1
+    assert main() == 2
     assert capsys.readouterr().err == f"error: {path}: bach_size: unknown key\n"

@@ -14,7 +14,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
-from phicalc.cli import app, arguments
+from phicalc.cli import app
 from phicalc.errors import ConfigError, OutputError, StoppedError
 from phicalc.workflows.phonons import Phonons, PhononSettings
 from phicalc.workflows.records import RecordFile
@@ -139,9 +139,8 @@ def test_another_series_or_calculator_is_refused(stopped):
 
 def test_the_command_tells_a_signal_from_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "phicalc.cli.simulate.open_atoms", lambda *a: alloy(Counting(interrupt_at=3))
+        "phicalc.cli.crystal.open_atoms", lambda *a: alloy(Counting(interrupt_at=3))
     )
     command = ["phonons", "m.pt", "s.xyz", "--no-relax", "--length", "5", "-o", str(tmp_path)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 128 + signal.SIGINT and "restart it" in result.stderr
-    assert arguments.NOT_CONVERGED == 3
