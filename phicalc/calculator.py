@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model
-from phicalc.checks import check_field, check_finite, check_total_charge
+from phicalc.checks import (
+    check_field,
+    check_finite,
+    check_total_charge,
+    external_field,
+    total_charge,
+)
 from phicalc.committee import Consensus, consensus
 from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
@@ -213,16 +219,10 @@ class PhiCalculator(Calculator):
         self._conditions = (charge, field)
 
     def _field(self, atoms: Atoms) -> Array:
-        field = atoms.info.get("external_field")
-        if field is None:
-            field = self.field
-        return np.zeros(3) if field is None else check_field(field)
+        return external_field(atoms.info, self.field)
 
     def _total_charge(self, atoms: Atoms) -> float:
-        charge = atoms.info.get("charge")
-        if charge is None:
-            charge = self.charge
-        return 0.0 if charge is None else check_total_charge(charge)
+        return total_charge(atoms.info, self.charge, atoms.numbers)
 
     def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
         """Means over the committee into ``results``, spreads into attributes."""

@@ -5,12 +5,15 @@ Every function takes plain numpy arrays, costs microseconds and raises a typed e
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import ArrayLike, NDArray
 
 from phicalc.errors import StructureError, UnsupportedError
+
+Array = NDArray[np.float64]
 
 MINIMUM_DISTANCE = 0.01
 """Atoms closer than this (Å) sit on one spot: no force there means anything."""
@@ -204,6 +207,43 @@ def check_total_charge(charge: object) -> float:
             'set atoms.info["charge"] or charge= to a number'
         )
     return value
+
+
+def total_charge(
+    info: Mapping[str, Any], default: float | None, species: NDArray[np.int64]
+) -> float:
+    """Total charge in e of a structure: `info["charge"]`, else the default, else 0.
+
+    Raises
+    ------
+    StructureError
+        Not one finite number, or more than the charge of all nuclei.
+    """
+    charge = info.get("charge")
+    if charge is None:
+        charge = default
+    value = 0.0 if charge is None else check_total_charge(charge)
+    nuclei = int(species.sum())
+    if abs(value) > nuclei:
+        raise StructureError(
+            f"expected a total charge of no more than all electrons, {nuclei} e, got {value:g} e; "
+            'correct atoms.info["charge"] or charge='
+        )
+    return value
+
+
+def external_field(info: Mapping[str, Any], default: NDArray[np.float64] | None) -> Array:
+    """Electric field (3,) in V/Å: `info["external_field"]`, else the default, else 0.
+
+    Raises
+    ------
+    StructureError
+        Not three finite numbers.
+    """
+    field = info.get("external_field")
+    if field is None:
+        field = default
+    return np.zeros(3) if field is None else check_field(field)
 
 
 def check_field(field: object) -> NDArray[np.float64]:

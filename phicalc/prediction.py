@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from torch_geometric.data import Data
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model
 from phicalc.checks import (
+    check_field,
     check_separation,
     check_structure,
     check_support,
-    check_total_charge,
+    external_field,
+    total_charge,
 )
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
@@ -36,6 +39,7 @@ from phicalc.errors import (
     UnsupportedError,
 )
 from phicalc.files import prepare_folder, replacing
+from phicalc.response import refuse_field
 
 Array = NDArray[np.float64]
 
@@ -93,6 +97,7 @@ def predict(
     *,
     device: str = "auto",
     charge: float | None = None,
+    field: Sequence[float] | None = None,
     batch_size: int = BATCH_SIZE,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> list[Prediction]:
@@ -130,8 +135,11 @@ def predict(
     >>> [p.energy for p in predict("model.pt", ase.io.read("many.xyz", ":"))]  # doctest: +SKIP
     """
     model = _loaded(model, device)
+    if isinstance(frames, Atoms):
+        raise StructureError("expected a list of structures, got one Atoms; pass [atoms]")
     everything = list(frames)
-    return _predict(model, everything, _checked(model, everything, charge), batch_size, advance)
+    conditions = _checked(model, everything, charge, field)
+    return _predict(model, everything, conditions, batch_size, advance)
 
 
 def predict_file(
@@ -142,6 +150,7 @@ def predict_file(
     overwrite: bool = False,
     device: str = "auto",
     charge: float | None = None,
+    field: Sequence[float] | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Prediction]:
@@ -157,7 +166,7 @@ def predict_file(
         Replace an older file.
     progress
         Called with the number of structures done and of all.
-    model, device, charge, batch_size
+    model, device, charge, field, batch_size
         As `predict`.
 
     Raises
@@ -184,9 +193,9 @@ def predict_file(
 
     try:
         model = _loaded(model, device)
-        charges = _checked(model, frames, charge)
+        conditions = _checked(model, frames, charge, field)
         prepare_folder(path.parent)  # before the computation, after all that costs nothing
-        found = _predict(model, frames, charges, batch_size, advance)
+        found = _predict(model, frames, conditions, batch_size, advance)
     except (StructureError, UnsupportedError, ConvergenceError) as error:
         raise type(error)(f"{structures}: {error}") from error
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
@@ -201,48 +210,70 @@ def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
     return load_model(model, target)
 
 
-def _checked(model: LoadedModel, frames: Sequence[Atoms], charge: float | None) -> list[float]:
-    """Total charges of the structures, all of which the model can compute."""
-    charges, known = [], model.metadata
+class _Conditions(NamedTuple):
+    """What a structure is in."""
+
+    charge: float  # e
+    field: Array  # (3,) | V/Å
+
+
+def _checked(
+    model: LoadedModel,
+    frames: Sequence[Atoms],
+    charge: float | None,
+    field: Sequence[float] | None,
+) -> list[_Conditions]:
+    """Total charges and fields of the structures, all of which the model can compute."""
+    conditions, known = [], model.metadata
+    elsewhere = None if field is None else check_field(field)
     for number, atoms in enumerate(frames):
         try:
             cell, pbc = atoms.cell.array, atoms.pbc
             check_structure(atoms.numbers, atoms.positions, cell, pbc, known.elements)
-            own = atoms.info.get("charge", charge)
-            charges.append(0.0 if own is None else check_total_charge(own))
-            check_support(charges[-1], pbc, known.supports_total_charge, known.supports_partial_pbc)
+            own = _Conditions(
+                total_charge(atoms.info, charge, atoms.numbers),
+                external_field(atoms.info, elsewhere),
+            )
+            check_support(own.charge, pbc, known.supports_total_charge, known.supports_partial_pbc)
+            if own.field.any():
+                refuse_field([model], atoms, own.charge)
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from error
-    return charges
+        conditions.append(own)
+    return conditions
 
 
 def _predict(
     model: LoadedModel,
     frames: Sequence[Atoms],
-    charges: Sequence[float],
+    conditions: Sequence[_Conditions],
     batch_size: int,
     advance: Callable[[int], None],
 ) -> list[Prediction]:
     """Results of structures that were checked, a batch at a time."""
     found: list[Prediction] = []
-    for group in grouped([len(atoms) for atoms in frames], batch_size, model.alone_above):
-        batch = frames[group.start : group.stop]
-        found += _predict_batch(model, batch, charges, group.start)
-        advance(len(batch))
+    # heads that cannot feel a field refuse a batch in which one structure is in one
+    for _, run in groupby(range(len(frames)), lambda number: conditions[number].field.any()):
+        numbers = list(run)
+        sizes = [len(frames[number]) for number in numbers]
+        for group in grouped(sizes, batch_size, model.alone_above):
+            batch = numbers[group.start : group.stop]
+            found += _predict_batch(model, frames, conditions, batch)
+            advance(len(batch))
     return found
 
 
 def _predict_batch(
-    model: LoadedModel, frames: Sequence[Atoms], charges: Sequence[float], start: int
+    model: LoadedModel,
+    frames: Sequence[Atoms],
+    conditions: Sequence[_Conditions],
+    batch: Sequence[int],
 ) -> list[Prediction]:
-    """Results of some structures, the first of which is number `start`."""
+    """Results of the structures of these numbers, which follow one another."""
     with torch.inference_mode(False):
-        graphs = [
-            _graph(model, atoms, charges[number], number)
-            for number, atoms in enumerate(frames, start=start)
-        ]
+        graphs = [_graph(model, frames[number], conditions[number], number) for number in batch]
         graph = graph_dict(collate(graphs).to(model.device))
-        shown = f"frames {start} to {start + len(frames) - 1}"
+        shown = f"frames {batch[0]} to {batch[-1]}"
         try:
             output = {name: value.cpu() for name, value in model(graph).items()}
         except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
@@ -254,21 +285,24 @@ def _predict_batch(
             f"got {residual:.1e}; one of them is far from all that the model was trained on"
         )
     first, predictions = 0, []
-    for number, atoms in enumerate(frames):
-        rows = slice(first, first + len(atoms))
-        first += len(atoms)
-        predictions.append(_prediction(output, number, rows, atoms))
+    for position, number in enumerate(batch):
+        rows = slice(first, first + len(frames[number]))
+        first = rows.stop
+        predictions.append(_prediction(output, position, rows, frames[number]))
         if not all(np.isfinite(v).all() for v in vars(predictions[-1]).values() if v is not None):
             raise StructureError(
-                f"frame {start + number}: the model gives NaN or infinity for this structure; "
+                f"frame {number}: the model gives NaN or infinity for this structure; "
                 "look for atoms much too close to each other"
             )
     return predictions
 
 
-def _graph(model: LoadedModel, atoms: Atoms, charge: float, number: int) -> Data:
+def _graph(model: LoadedModel, atoms: Atoms, conditions: _Conditions, number: int) -> Data:
     try:
-        graph = to_graph(atoms, model.metadata.cutoff, Labels(total_charge=charge))
+        labels = Labels(total_charge=conditions.charge)
+        graph = to_graph(atoms, model.metadata.cutoff, labels)
+        if conditions.field.any():
+            graph[fields.FIELD] = torch.from_numpy(conditions.field[None])
         if graph[fields.EDGE_VECTORS].numel():
             distances = graph[fields.EDGE_VECTORS].norm(dim=1)
             sender, receiver = graph[fields.EDGE_INDEX][:, int(distances.argmin())].tolist()
@@ -278,17 +312,17 @@ def _graph(model: LoadedModel, atoms: Atoms, charge: float, number: int) -> Data
         raise type(error)(f"frame {number}: {error}") from error
 
 
-def _prediction(output: dict[str, Tensor], number: int, rows: slice, atoms: Atoms) -> Prediction:
+def _prediction(output: dict[str, Tensor], position: int, rows: slice, atoms: Atoms) -> Prediction:
     """The part of a batch's output that is one structure's."""
     optional: dict[str, Any] = {"stress": None, "charges": None, "dipole": None}
     if atoms.pbc.all():
-        optional["stress"] = full_3x3_to_voigt_6_stress(output[fields.STRESS][number].numpy())
+        optional["stress"] = full_3x3_to_voigt_6_stress(output[fields.STRESS][position].numpy())
     if fields.CHARGES in output:
         optional["charges"] = output[fields.CHARGES][rows].numpy()
     if fields.DIPOLE in output and not atoms.pbc.any():
-        optional["dipole"] = output[fields.DIPOLE][number].numpy()
+        optional["dipole"] = output[fields.DIPOLE][position].numpy()
     return Prediction(
-        energy=float(output[fields.ENERGY][number]),
+        energy=float(output[fields.ENERGY][position]),
         energies=output[fields.ENERGIES][rows].numpy(),
         forces=output[fields.FORCES][rows].numpy(),
         **optional,

@@ -115,6 +115,16 @@ def test_total_charge() -> None:
             checks.check_total_charge(bad)
 
 
+def test_no_more_charge_than_all_electrons() -> None:
+    water = np.array([8, 1, 1])
+    assert checks.total_charge({}, None, water) == 0.0
+    assert checks.total_charge({"charge": None}, -1.0, water) == -1.0
+    assert checks.total_charge({"charge": 10}, -1.0, water) == 10.0
+    for bad in (11.0, -1e4):
+        with pytest.raises(StructureError, match="no more than all electrons, 10 e"):
+            checks.total_charge({"charge": bad}, None, water)
+
+
 def test_all_of_them_are_value_errors() -> None:
     assert issubclass(PhicalcError, ValueError)
     assert issubclass(StructureError, PhicalcError)

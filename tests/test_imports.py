@@ -46,7 +46,7 @@ ROOMS = {
         *GROUND,
     ],
     "prediction": [
-        "evaluator", "artifact", "data", "electrostatics.charge_solvers", *CHECKS, *GROUND],
+        "response", "artifact", "data", "electrostatics.charge_solvers", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files", "signals"],
     "bench_box": [
         "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,

@@ -13,6 +13,7 @@ from phicalc.artifact import LoadedModel, load_model, model_bytes, save_model
 from phicalc.cli import app
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import DataError, OutputError, StructureError, UnsupportedError
+from phicalc.export import describe
 from phicalc.prediction import predict, predict_file
 from phicalc.workflows.structures import salt_water, water_box
 
@@ -122,10 +123,33 @@ def test_total_charges_are_each_structures_own(tmp_path):
     )
     charged = [molecule("H2O"), molecule("OH"), molecule("H2O")]
     charged[1].info["charge"] = -1.0
+    charged[2].info["charge"] = None  # the calculator takes its own there, too
     found = predict(path, charged, charge=1.0)
     sums = [prediction.charges.sum() for prediction in found]
     np.testing.assert_allclose(sums, [1.0, -1.0, 1.0], atol=1e-6)
     assert found[0].energy == pytest.approx(found[2].energy, abs=1e-10)
+
+
+def test_every_structure_is_in_a_field_of_its_own(tmp_path):
+    """As for the calculator: `info["external_field"]`, else `field=`; refused where not felt."""
+    potential = small_potential("float64", heads=[{"kind": "phi-coulomb", "base": "learned"}])
+    model = load_model(model_bytes(potential, describe(potential.potential)))
+    frames = [molecule("H2O"), molecule("CH3OH"), molecule("H2O"), molecule("NaCl")]
+    frames[1].info["external_field"] = [0.1, 0.0, 0.2]
+    frames[2].info["external_field"] = np.array([0.0, 0.3, 0.0])
+    found = predict(model, frames)
+    for atoms, prediction in zip(frames, found, strict=True):
+        calculator = PhiCalculator(model)
+        assert prediction.energy == pytest.approx(calculator.get_potential_energy(atoms), abs=1e-10)
+        np.testing.assert_allclose(prediction.forces, calculator.get_forces(atoms), atol=1e-10)
+    everywhere = predict(model, frames[:1], field=(0.0, 0.3, 0.0))[0]
+    assert everywhere.energy == pytest.approx(found[2].energy, abs=1e-10)
+    assert abs(everywhere.energy - found[0].energy) > 1e-3
+    bulk = salt_water(3, 1, seed=0)  # no polarisation: its base charges come from the features
+    assert len(predict(model, [*frames, bulk])) == 5
+    bulk.info["external_field"] = [0.0, 0.0, 0.1]
+    with pytest.raises(UnsupportedError, match="frame 4: no electric field for this model"):
+        predict(model, [*frames, bulk])
 
 
 def test_the_wrong_frame_is_named_and_nothing_is_computed(model, frames, tmp_path):
@@ -151,6 +175,11 @@ def test_the_wrong_frame_is_named_and_nothing_is_computed(model, frames, tmp_pat
         predict_file(path, source, tmp_path / "out.xyz")
     assert not (tmp_path / "out.xyz").exists()
     assert predict(loaded, []) == []
+
+
+def test_one_structure_is_no_list_of_them(model):
+    with pytest.raises(StructureError, match=r"got one Atoms; pass \[atoms\]"):
+        predict(model[0], molecule("H2O"))
 
 
 def test_what_may_not_be_written(model, frames, tmp_path):

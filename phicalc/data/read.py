@@ -140,7 +140,8 @@ def total_charge_of(atoms: Atoms) -> float:
     DataError
         Not a number.
     """
-    return float(_array('total charge (info["charge"])', atoms.info.get("charge", 0.0), ()))
+    charge = atoms.info.get("charge")
+    return 0.0 if charge is None else float(_array('total charge (info["charge"])', charge, ()))
 
 
 def check_labels(
@@ -213,6 +214,8 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
             yield f"NaN or infinite {name}"
         elif name == "forces" and np.linalg.norm(value, axis=1).max() > max_force:
             yield f"absurd forces (beyond {max_force:g} eV/Å)"
+    if np.any(atoms.info.get("external_field", 0.0)):
+        yield 'an electric field (info["external_field"]), in which no model is trained or judged,'
     if not np.isfinite(labels.total_charge):
         yield "NaN or infinite total charge"
 

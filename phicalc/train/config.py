@@ -226,6 +226,21 @@ def parse_config(content: dict[str, Any], source: str = "config") -> TrainConfig
     return validated(TrainConfig, content, source)
 
 
+class _NoKeyTwice(yaml.SafeLoader):
+    """YAML in which a key that stands twice is a mistake: the first would be lost silently."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return node
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """What a YAML file holds, still to be validated.
 
@@ -235,7 +250,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         If the file is missing, is not YAML, or is no mapping of keys to values.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), _NoKeyTwice)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -19,6 +19,8 @@ from phicalc.files import file_sha256
 from phicalc.train.config import Property, TrainConfig
 
 SMALLEST_ENERGY_SCALE = 1e-2
+LARGEST_EXCESS = 0.1
+"""e, of the sum of charge labels over the total charge: more than rounding of any population."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def read_labelled(
     except DataError as error:
         note = f" ({len(set(skip))} skipped frames are not counted)" if skip else ""
         raise DataError(f"{path}{note}: {error}") from None
+    if fields.CHARGES in properties:
+        _check_sums(frames, path)
     for name in properties:
         undefined = [number for number, atoms in enumerate(frames) if not is_defined(name, atoms)]
         if undefined:
@@ -131,6 +135,21 @@ def read_without(path: Path, skip: Sequence[int]) -> list[Atoms]:
     if absent:
         raise DataError(f"{path}: expected frames 0 to {len(frames) - 1} to skip, got {absent}")
     return [atoms for number, atoms in enumerate(frames) if number not in set(skip)]
+
+
+def _check_sums(frames: Sequence[Atoms], path: Path) -> None:
+    """Charges that the structures' total charges allow: heads give no others."""
+    for number, atoms in enumerate(frames):
+        labels = labels_of(atoms)
+        if labels.charges is None:
+            continue
+        total = float(labels.charges.sum())
+        if abs(total - labels.total_charge) > LARGEST_EXCESS:
+            raise DataError(
+                f"{path}: expected charges that sum to the total charge, got {total:.3g} e for "
+                f"{labels.total_charge:g} e in frame {number}; "
+                'set info["charge"], or train without charges'
+            )
 
 
 def is_defined(name: Property, atoms: Atoms) -> bool:

@@ -125,6 +125,7 @@ def test_labels_do_not_alias_the_structure() -> None:
 
 def test_total_charge() -> None:
     assert total_charge_of(Atoms("H")) == 0.0
+    assert total_charge_of(Atoms("H", info={"charge": None})) == 0.0
     assert total_charge_of(Atoms("H", info={"charge": np.int64(-2)})) == -2.0
     with pytest.raises(DataError, match=r"total charge .* as numbers, got 'plus one'"):
         total_charge_of(Atoms("H", info={"charge": "plus one"}))
@@ -223,6 +224,14 @@ def test_absurd_forces_by_frame() -> None:
     check_labels(frames, {"forces"}, max_force=1000.0)
     check_labels(frames, {"energy"})
     assert "in all frames" in complaint(frames, {"forces"}, max_force=0.01)
+
+
+def test_labels_in_a_field_are_refused() -> None:
+    frames = [water(), water(), water()]
+    frames[1].info["external_field"] = [0.0, 0.0, 0.2]
+    frames[2].info["external_field"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"electric field .* in frame 1;?"):
+        check_labels(frames, {"energy"})
 
 
 def test_unreadable_labels_and_empty_frames_by_frame() -> None:

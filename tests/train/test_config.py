@@ -71,6 +71,7 @@ def test_several_errors_are_counted(content):
         ("", "expected a mapping of keys to values, got an empty file"),
         ("- 1\n", "expected a mapping of keys to values, got list"),
         ("a: [1\n", "not a YAML file"),
+        ("model: {}\nseed: 0\nmodel: {cutoff: 4}\n", "the key 'model' stands twice .*line 3"),
     ],
 )
 def test_what_is_no_configuration_is_refused(tmp_path, text, message):

@@ -9,6 +9,7 @@ from ase.build import molecule
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.errors import DataError
 from phicalc.model.config import ModelConfig, PaiNNConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
@@ -79,3 +80,18 @@ def test_dipoles_teach_charges(head, graphs):
     oxygen = output[fields.CHARGES][graph_dict(collate(valid))[fields.SPECIES] == 8].numpy()
     expected = [CHARGES[("H2O", "OH")[seed % 2]]["O"] for seed in range(24, 32)]
     assert np.abs(oxygen - expected).max() < 0.2
+
+
+def test_charges_that_contradict_the_total_charge_are_refused(tmp_path):
+    """No head can reach them: somebody forgot `info["charge"]`."""
+    frames = [labelled("H2O", 0), labelled("OH", 1)]
+    for atoms, name in zip(frames, ("H2O", "OH"), strict=True):
+        atoms.arrays["charges"] = np.array([CHARGES[name][symbol] for symbol in atoms.symbols])
+    path = tmp_path / "charges.xyz"
+    ase.io.write(path, frames)
+    assert len(read_labelled(path, ["charges"])) == 2
+    del frames[1].info["charge"]
+    ase.io.write(path, frames)
+    with pytest.raises(DataError, match=r"charges\.xyz: .* got -1 e for 0 e in frame 1"):
+        read_labelled(path, ["charges"])
+    assert len(read_labelled(path, ["dipole"])) == 2  # a dipole alone says nothing of it
