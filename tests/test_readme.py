@@ -194,6 +194,17 @@ def test_card_is_of_the_model_beside_it(model, head):
     assert model.stat().st_size < 5e6
 
 
+@pytest.mark.parametrize("name", ["nacl-water", "nacl-water-phi", "kcl-crystal"])
+def test_errors_on_the_card_are_those_in_the_file(name):
+    model = MODEL.with_name(f"{name}.pt")
+    card = model.with_suffix(".md").read_text(encoding="utf-8")
+    errors = read_metadata(model).provenance.valid_errors
+    energy, forces = errors["energy_per_atom"], errors["forces"]
+    energies = f"| {1e3 * energy.mae:.3f} | {1e3 * energy.rmse:.3f} |"
+    assert energies in card
+    assert f"| {1e3 * forces.mae:.1f} | {1e3 * forces.rmse:.1f} |" in card
+
+
 def labelled(path, seeds):
     """Small boxes of water with the shipped model's own energies and forces for labels."""
     frames = []
