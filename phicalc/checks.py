@@ -4,7 +4,7 @@ Every function takes plain numpy arrays, costs microseconds and raises a typed e
 `phicalc.errors`, so that the calculator can call it at every step of a simulation.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -317,6 +317,11 @@ def check_structure(
     check_cell(np.asarray(cell, dtype=np.float64), np.asarray(pbc, dtype=bool))
     if elements is not None:
         check_species(species_array, elements)
+
+
+def frames_of(numbers: Sequence[int]) -> str:
+    """Structures that follow one another, as messages name them: "frame 3", "frames 3 to 10"."""
+    return f"frame {numbers[0]}" if len(numbers) == 1 else f"frames {numbers[0]} to {numbers[-1]}"
 
 
 def _atoms(indices: NDArray[np.int64]) -> str:

@@ -25,6 +25,7 @@ from phicalc.checks import (
     check_structure,
     check_support,
     external_field,
+    frames_of,
     total_charge,
 )
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
@@ -273,7 +274,7 @@ def _predict_batch(
     with torch.inference_mode(False):
         graphs = [_graph(model, frames[number], conditions[number], number) for number in batch]
         graph = graph_dict(collate(graphs).to(model.device))
-        shown = f"frames {batch[0]} to {batch[-1]}"
+        shown = frames_of(batch)
         try:
             output = {name: value.cpu() for name, value in model(graph).items()}
         except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code

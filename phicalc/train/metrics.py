@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from phicalc import fields
+from phicalc.checks import frames_of
 from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
 from phicalc.errors import ConvergenceError, UnsupportedError
@@ -187,7 +188,8 @@ def evaluate(
         try:
             prediction = {name: value.detach() for name, value in predict(graph).items()}
         except (UnsupportedError, ConvergenceError) as error:  # raised by a head
-            raise type(error)(f"frames {done} to {done + structures - 1}: {error}") from None
+            shown = frames_of(range(done, done + structures))
+            raise type(error)(f"{shown}: {error}") from None
         done += structures
         if properties is None:
             wanted = tuple(name for name in wanted if name in prediction)
