@@ -1,12 +1,13 @@
 """A saved model against a file of structures: the ground under ``phicalc eval``."""
 
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from ase import Atoms
+from torch import Tensor
 
 from phicalc.artifact import load_model
 from phicalc.checks import check_structure, check_support
@@ -19,7 +20,7 @@ from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import graphs_of, is_defined, read_without
-from phicalc.train.metrics import Evaluation, Predict, evaluate
+from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
 from phicalc.train.report import write_errors, write_parity_plot
 
 
@@ -135,7 +136,8 @@ def evaluate_file(
     DataError
         If labels are missing or absurd.
     UnsupportedError, StructureError
-        If the model was not made for one of the structures, or the structure is broken.
+        If the model was not made for one of the structures, or the structure is broken, or the
+        model gives NaN for it.
     ConvergenceError
         If an electrostatic solve did not converge.
     ModelFileError
@@ -195,7 +197,7 @@ def evaluate_structures(
     check_labels(frames, set(wanted))
     _check_structures(frames, evaluable)
     return evaluate(
-        evaluable.predict,
+        _finite(evaluable.predict),
         graphs_of(frames, evaluable.cutoff, wanted),
         properties=properties,
         batch_size=batch_size,
@@ -204,6 +206,22 @@ def evaluate_structures(
         keep_values=keep_values,
         advance=advance,
     )
+
+
+def _finite(predict: Predict) -> Predict:
+    """The same, but for NaN and infinity, which no table of errors should hold."""
+
+    def checked(graph: Graph) -> Mapping[str, Tensor]:
+        output = predict(graph)
+        bad = [n for n in PROPERTIES if n in output and not bool(output[n].isfinite().all())]
+        if bad:
+            raise StructureError(
+                f"the model gives NaN or infinity for {', '.join(bad)}; look for atoms much too "
+                "close to each other, or leave the frame out with --skip"
+            )
+        return output
+
+    return checked
 
 
 def shared_labels(frames: Sequence[Atoms]) -> tuple[Property, ...]:

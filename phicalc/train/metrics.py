@@ -14,7 +14,7 @@ from phicalc import fields
 from phicalc.checks import frames_of
 from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
-from phicalc.errors import ConvergenceError, UnsupportedError
+from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
 from phicalc.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals
@@ -176,7 +176,7 @@ def evaluate(
 
     Raises
     ------
-    UnsupportedError, ConvergenceError
+    StructureError, UnsupportedError, ConvergenceError
         As the model does; the message names the frames of the batch, from 0.
     """
     wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
@@ -187,7 +187,7 @@ def evaluate(
     for graph, structures in batches(graphs, batch_size, device, alone_above):
         try:
             prediction = {name: value.detach() for name, value in predict(graph).items()}
-        except (UnsupportedError, ConvergenceError) as error:  # raised by a head
+        except (StructureError, UnsupportedError, ConvergenceError) as error:
             shown = frames_of(range(done, done + structures))
             raise type(error)(f"{shown}: {error}") from None
         done += structures

@@ -1,3 +1,4 @@
+import itertools
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from phicalc import fields
 from phicalc.artifact import save_model
-from phicalc.errors import DataError, ModelFileError, UnsupportedError
+from phicalc.errors import DataError, ModelFileError, StructureError, UnsupportedError
 from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
@@ -102,6 +103,22 @@ def test_any_function_can_be_evaluated(clusters):
     expected = np.sqrt((np.concatenate(forces) ** 2).mean())
     assert found.errors["forces"].rmse == pytest.approx(expected)
     assert set(found.errors) == {"forces"}
+
+
+def test_nan_is_no_error_of_a_table(clusters):
+    """The frame is named by its batch; a label that is NaN never gets so far."""
+
+    def breaking(graph):
+        forces = torch.zeros_like(graph[fields.POSITIONS])
+        if next(batches) == 1:
+            forces[3, 2] = float("nan")
+        return {fields.FORCES: forces}
+
+    batches = itertools.count()
+    model = Evaluable(breaking, 4.0, [29, 79], torch.device("cpu"), "breaking")
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    with pytest.raises(StructureError, match="^frame 1: the model gives NaN or infinity for force"):
+        evaluate_structures(model, frames, batch_size=1)
 
 
 def test_a_list_of_structures_has_the_errors_of_its_file(best, clusters):
