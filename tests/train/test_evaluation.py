@@ -117,7 +117,7 @@ def test_nan_is_no_error_of_a_table(clusters):
     batches = itertools.count()
     model = Evaluable(breaking, 4.0, [29, 79], torch.device("cpu"), "breaking")
     frames = ase.io.read(clusters / "valid.xyz", ":")
-    with pytest.raises(StructureError, match="^frame 1: the model gives NaN or infinity for force"):
+    with pytest.raises(StructureError, match=r"^frame 1: the model gives NaN or infinity for"):
         evaluate_structures(model, frames, batch_size=1)
 
 
