@@ -33,7 +33,7 @@ from phicalc.electrostatics.laplacian import edge_weights, silence_sparse_notice
 from phicalc.electrostatics.poisson import solve_iterative
 from phicalc.workflows.structures import water_box
 
-MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water.pt"
+MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water-phi.pt"
 CUTOFF, SIGMA = 5.0, 2.0
 SKIPPED = 20  # steps in which warm starts and the choice of the basis settle
 
