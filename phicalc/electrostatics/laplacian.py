@@ -56,7 +56,9 @@ def adjacency_matrix(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Ten
     rows = torch.zeros(num_nodes + 1, dtype=torch.int64, device=weights.device)
     rows[1:] = torch.cumsum(counts, 0)
     shape = [num_nodes, num_nodes]
-    return torch.sparse_csr_tensor(rows, edge_index[0], weights, shape, dtype=weights.dtype)
+    return torch.sparse_csr_tensor(
+        rows, edge_index[0], weights, shape, dtype=weights.dtype, device=weights.device
+    )
 
 
 def laplacian_rows(

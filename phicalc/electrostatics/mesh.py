@@ -82,7 +82,9 @@ def build_mesh(
     spread = (plane[:, :, :, None] * axes[:, 2, None, None, :]).flatten(1)
     rows = torch.arange(positions.shape[0] + 1, device=cell.device) * spread.shape[1]
     size = [positions.shape[0], variances.shape[0] * shape[0] * shape[1] * shape[2]]
-    gather = torch.sparse_csr_tensor(rows, points, spread.view(-1), size, dtype=spread.dtype)
+    gather = torch.sparse_csr_tensor(
+        rows, points, spread.view(-1), size, dtype=spread.dtype, device=spread.device
+    )
     waves, kernel = wave_kernel(cell, inverse, shape, variances, rule)
     return Mesh(shape, inverse, points, spread, gather, axes, slopes, kernel, variances, waves)
 
@@ -226,9 +228,9 @@ def mesh_field(mesh: Mesh, potential: Tensor) -> Tensor:
 def mesh_virial(mesh: Mesh, waves: Tensor) -> Tensor:
     """dE/dε (3, 3) | e²/Å of E = ½ Σ_i q_i φ_i, the mesh following the cell."""
     points = float(mesh.shape[0] * mesh.shape[1] * mesh.shape[2])
-    weight = torch.full([mesh.shape[2] // 2 + 1], 1.0 / points, dtype=mesh.waves.dtype)
+    half = [mesh.shape[2] // 2 + 1]
+    weight = torch.full(half, 1.0 / points, dtype=mesh.waves.dtype, device=waves.device)
     weight[0], weight[-1] = 0.5 / points, 0.5 / points  # all others stand for k and −k
-    weight = weight.to(waves.device)
     energy = torch.zeros_like(mesh.waves[:, 0])
     stretch = torch.zeros_like(energy)
     for a in range(mesh.variances.shape[0]):

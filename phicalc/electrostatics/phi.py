@@ -110,6 +110,7 @@ class PhiHead(nn.Module):
         flow = edge_difference(potential, edge_index)
         edge_energy = 0.25 * node_sum(weights * flow**2, edge_index, potential.shape[0])
         energies = self.strength.double() * (edge_energy + 0.5 * mu * (potential - source) ** 2)
+        device = potential.device
         return {
             fields.ENERGIES: energies,
             fields.CHARGES: apply_laplacian(weights, edge_index, potential),
@@ -117,8 +118,8 @@ class PhiHead(nn.Module):
             fields.SOURCE: source,
             fields.SCREENING: mu.view(1),
             fields.LAPLACIAN_WEIGHTS: weights,
-            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
-            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
+            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64, device=device),
+            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64, device=device),
         }
 
     def adjoint_energies(

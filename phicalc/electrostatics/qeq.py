@@ -150,12 +150,13 @@ class QEqHead(nn.Module):
             check_converged(residual)
             own = charges * (chi + 0.5 * hardness * charges)
             energies = own + coulomb_energies(operator, charges, graph)
+        device = charges.device
         return {
             fields.ENERGIES: energies,
             fields.CHARGES: charges,
             fields.EQUILIBRATED_CHARGES: charges,
-            fields.CHARGE_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
-            fields.CHARGE_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
+            fields.CHARGE_ITERATIONS: torch.full([1], iterations, dtype=torch.int64, device=device),
+            fields.CHARGE_RESIDUAL: torch.full([1], residual, dtype=torch.float64, device=device),
         }
 
     def adjoint_energies(

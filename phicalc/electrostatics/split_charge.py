@@ -178,13 +178,14 @@ class SplitChargeHead(nn.Module):
         if outside is not None:
             self.base_charges.require_constant(species_index, graph)
             energies = energies + base * outside
+        device = potential.device
         output = {
             fields.ENERGIES: energies,
             fields.CHARGES: base + flow,
             fields.POTENTIAL: potential,
             fields.LAPLACIAN_WEIGHTS: weights,
-            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64),
-            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64),
+            fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64, device=device),
+            fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64, device=device),
         }
         if self.training and self.base_charges.base == "learned":
             output[fields.AUXILIARY_LOSS] = self.base_charges.imbalance(
