@@ -29,6 +29,7 @@ from phicalc.errors import ModelFileError, PhicalcError
 from phicalc.files import write_bytes
 from phicalc.metadata import METADATA_NAME, ModelMetadata, check_archive, content_of
 from phicalc.model.config import alone_above
+from phicalc.modes import own_modes
 
 RECORD_ALIGNMENT: Final = 64
 """Bytes; a mapped file's tensors can then be used where they lie."""
@@ -166,7 +167,7 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     device = resolve_device(device)
     _take_sparse_notices()
     try:
-        with _without_deprecation_warnings(), torch.inference_mode(False):
+        with _without_deprecation_warnings(), own_modes():
             module = torch.jit.load(io.BytesIO(data), map_location=device)
     except Exception as error:  # torch raises RuntimeError, KeyError and more, by kind of damage
         raise ModelFileError(
@@ -205,17 +206,13 @@ def _take_sparse_notices() -> None:
 
 @contextmanager
 def _evaluation() -> Iterator[None]:
-    """Gradients on whatever the caller's mode is, the executor that does not rewrite, our errors.
+    """Our own modes whatever the caller's are, the executor that does not rewrite, our errors.
 
     TorchScript turns an error that is raised inside into a torch.jit.Error, whose message is its
     traceback; our callers are promised errors of phicalc.
     """
     try:
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.jit.optimized_execution(False),  # type: ignore[attr-defined]
-        ):
+        with own_modes(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             yield
     except torch.jit.Error as error:
         found = _RAISED.search(str(error))

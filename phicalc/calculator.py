@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
@@ -25,7 +25,9 @@ from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
+from phicalc.modes import own_modes
 from phicalc.response import RESPONSE, refuse_field, response
+from phicalc.threads import OneThread, OneThreadCalculator
 
 Array = NDArray[np.float64]
 ModelSource = str | Path | LoadedModel
@@ -41,7 +43,7 @@ class Spectrum(NamedTuple):
     coefficients: Array  # α (k,) | V
 
 
-class PhiCalculator(Calculator):
+class PhiCalculator(OneThreadCalculator):
     """Energy, forces, stress, charges and dipole from a phicalc model.
 
     One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
@@ -57,7 +59,12 @@ class PhiCalculator(Calculator):
     volume, of the positions as given; stress is its derivative at this f.
 
     On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
-    the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed.
+    the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed. Of torch's
+    modes (autocast, ``no_grad``, default dtype and device) the results do not depend.
+
+    A calculator holds one structure, so it serves one thread at a time: a second one is refused
+    while the first computes, and so is reading what another thread's structure has replaced. Give
+    each thread a calculator of its own; they may share one ``LoadedModel``.
 
     Parameters
     ----------
@@ -130,6 +137,7 @@ class PhiCalculator(Calculator):
 
     def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
         """Models and everything else that is rebuilt rather than copied or pickled."""
+        self._thread = OneThread()
         self.device = resolve_device(self._device)
         self.models = [self._loaded(source) for source in sources]
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
@@ -155,8 +163,9 @@ class PhiCalculator(Calculator):
 
     def reset(self) -> None:
         """Forget the last structure and its results."""
-        super().reset()
-        self._forget_results()
+        with self._thread.working():
+            super().reset()
+            self._forget_results()
 
     def _forget_results(self) -> None:
         self.results = {}
@@ -185,6 +194,12 @@ class PhiCalculator(Calculator):
         StructureError, UnsupportedError, ConvergenceError
             See the class; nothing is left in ``results`` then.
         """
+        with self._thread.working():
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
         start = time.perf_counter()
         asked = [name for name in properties if name in RESPONSE]
         changed = system_changes or (atoms is not None and self.check_state(atoms))
@@ -202,6 +217,7 @@ class PhiCalculator(Calculator):
         self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
     ) -> None:
         self._forget_results()
+        self._thread.calculated()
         if atoms is not None:
             self.atoms = atoms.copy()
         if self.atoms is None:
@@ -278,10 +294,12 @@ class PhiCalculator(Calculator):
         return self._last_consensus().forces_spread.copy()
 
     def _last_consensus(self) -> Consensus:
+        self._thread.check_reading()
         if self._consensus is None:
             raise UnsupportedError("nothing was calculated yet; ask for an energy first")
         return self._consensus
 
+    @own_modes()
     def spectrum(self, modes: int | None = None) -> Spectrum:
         """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = u_kᵀφ of the potential.
 
@@ -343,7 +361,7 @@ class PhiCalculator(Calculator):
         self._load(models)
 
 
-_REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds"}
+_REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds", "_thread"}
 
 
 def _refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:

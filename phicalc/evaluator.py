@@ -23,6 +23,8 @@ from phicalc.data.neighbours import NeighbourList, periodic_cell
 from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError
+from phicalc.modes import own_modes
+from phicalc.threads import OneThread
 
 Graph = dict[str, Tensor]
 
@@ -85,6 +87,7 @@ class Evaluator:
         self._per_atom: Graph = {}
         self._seconds = dict.fromkeys(("neighbours", "electrostatics", "model"), 0.0)
         self._evaluations = 0
+        self._thread = OneThread()
 
     def __call__(
         self, atoms: Atoms, charge: float, field: NDArray[np.float64] | None = None
@@ -94,7 +97,7 @@ class Evaluator:
         Raises
         ------
         StructureError, UnsupportedError
-            The structure is unsound, or not one for these models.
+            The structure is unsound, or not one for these models; or another thread is evaluating.
         ConvergenceError
             The electrostatic solve did not converge.
         """
@@ -105,8 +108,8 @@ class Evaluator:
             check_support(
                 charge, atoms.pbc, known.supports_total_charge, known.supports_partial_pbc
             )
-        # inference mode would make tensors that no gradient can ever be taken through
-        with _threads(self.threads), torch.inference_mode(False):
+        # inference mode, for one, would make tensors that no gradient can ever be taken through
+        with self._thread.working(), _threads(self.threads), own_modes():
             self._set_species(atoms)
             shared = self._structure_tensors(atoms, charge)
             if field is not None and field.any():
@@ -121,7 +124,7 @@ class Evaluator:
 
     def responses(self, evaluations: Sequence[Evaluation]) -> list[Graph]:
         """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of what was just evaluated."""
-        with _threads(self.threads):
+        with self._thread.working(), _threads(self.threads), own_modes():
             pairs = zip(self.models, evaluations, strict=True)
             outputs = [model.response(done.graph) for model, done in pairs]
         return [{name: value.cpu() for name, value in output.items()} for output in outputs]

@@ -21,6 +21,7 @@ from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
+from phicalc.modes import own_modes
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 """Largest deviation of the file from the network, relative to the largest value of each output."""
@@ -28,6 +29,7 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-9}
 COMPARED = (fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields.CHARGES)
 
 
+@own_modes()
 def export(
     checkpoint_path: str | Path,
     out_path: str | Path,

@@ -40,6 +40,7 @@ from phicalc.errors import (
     UnsupportedError,
 )
 from phicalc.files import prepare_folder, replacing
+from phicalc.modes import own_modes
 from phicalc.response import refuse_field
 
 Array = NDArray[np.float64]
@@ -92,6 +93,7 @@ class Prediction:
         return copy
 
 
+@own_modes()
 def predict(
     model: str | Path | LoadedModel,
     frames: Iterable[Atoms],
@@ -143,6 +145,7 @@ def predict(
     return _predict(model, everything, conditions, batch_size, advance)
 
 
+@own_modes()
 def predict_file(
     model: str | Path | LoadedModel,
     structures: str | Path,
@@ -271,14 +274,13 @@ def _predict_batch(
     batch: Sequence[int],
 ) -> list[Prediction]:
     """Results of the structures of these numbers, which follow one another."""
-    with torch.inference_mode(False):
-        graphs = [_graph(model, frames[number], conditions[number], number) for number in batch]
-        graph = graph_dict(collate(graphs).to(model.device))
-        shown = frames_of(batch)
-        try:
-            output = {name: value.cpu() for name, value in model(graph).items()}
-        except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
-            raise type(error)(f"{shown}: {error}") from None
+    graphs = [_graph(model, frames[number], conditions[number], number) for number in batch]
+    graph = graph_dict(collate(graphs).to(model.device))
+    shown = frames_of(batch)
+    try:
+        output = {name: value.cpu() for name, value in model(graph).items()}
+    except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
+        raise type(error)(f"{shown}: {error}") from None
     residual = float(output.get(fields.SOLVER_RESIDUAL, torch.zeros(1)).max())
     if not residual <= LARGEST_RESIDUAL:
         raise ConvergenceError(

@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["checks", "allocator", "device", "files", "signals"]
+CHECKS = ["checks", "allocator", "device", "files", "modes", "signals", "threads"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -26,6 +26,8 @@ ROOMS = {
     "allocator": GROUND,
     "device": GROUND,
     "files": GROUND,
+    "modes": GROUND,
+    "threads": GROUND,
     "signals": GROUND,
     "data": [*CHECKS, *GROUND],
     "nn": GROUND,

@@ -230,7 +230,10 @@ def mesh_virial(mesh: Mesh, waves: Tensor) -> Tensor:
     points = float(mesh.shape[0] * mesh.shape[1] * mesh.shape[2])
     half = [mesh.shape[2] // 2 + 1]
     weight = torch.full(half, 1.0 / points, dtype=mesh.waves.dtype, device=waves.device)
-    weight[0], weight[-1] = 0.5 / points, 0.5 / points  # all others stand for k and −k
+    # All others stand for k and −k. Halved in place: TorchScript would round a number that is
+    # assigned to an element to the default dtype.
+    weight[0].mul_(0.5)
+    weight[-1].mul_(0.5)
     energy = torch.zeros_like(mesh.waves[:, 0])
     stretch = torch.zeros_like(energy)
     for a in range(mesh.variances.shape[0]):

@@ -16,6 +16,7 @@ from phicalc.errors import ModelFileError
 from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential
+from phicalc.modes import own_modes
 
 FORMAT_VERSION = 1
 KIND = "phicalc checkpoint"
@@ -59,6 +60,7 @@ def save_checkpoint(
     write_bytes(Path(path), buffer.getvalue())
 
 
+@own_modes()
 def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint:
     """Read a checkpoint and rebuild its potential on the CPU.
 

@@ -39,7 +39,7 @@ def neighbour_rows(
     vectors = torch.zeros(
         num_nodes * width, 3, dtype=edge_vectors.dtype, device=edge_vectors.device
     )
-    vectors[:, 0] = cutoff
+    vectors[:, 0].fill_(cutoff)  # assigned, TorchScript would round it to the default dtype
     vectors = vectors.index_copy(0, slot, edge_vectors)
     return senders, vectors.view(num_nodes, width, 3)
 

@@ -18,6 +18,7 @@ from phicalc.files import file_sha256, prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
+from phicalc.modes import own_modes
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import graphs_of, is_defined, read_without
 from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
@@ -171,6 +172,7 @@ def evaluate_file(
     return result
 
 
+@own_modes()
 def evaluate_structures(
     model: str | Path | Evaluable,
     frames: Sequence[Atoms],

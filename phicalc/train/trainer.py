@@ -16,6 +16,7 @@ from phicalc.allocator import keep_freed_memory
 from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.model.checkpoint import save_checkpoint
 from phicalc.model.derivatives import Differentiated
+from phicalc.modes import own_modes
 from phicalc.signals import StopRequest, stop_on_signals
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import TrainingData, load_training_data
@@ -54,6 +55,7 @@ class TrainResult:
     best: Path
 
 
+@own_modes()
 def train(
     config: TrainConfig,
     resume: bool = False,
