@@ -24,10 +24,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from phicalc.archive import for_torch
 from phicalc.device import resolve_device
 from phicalc.errors import ModelFileError, PhicalcError
 from phicalc.files import write_bytes
-from phicalc.metadata import METADATA_NAME, ModelMetadata, check_archive, content_of
+from phicalc.metadata import METADATA_NAME, ModelMetadata, content_of, read_parts
 from phicalc.model.config import alone_above
 from phicalc.modes import own_modes
 
@@ -80,6 +81,10 @@ class LoadedModel:
         with _evaluation():
             outputs: dict[str, Tensor] = self.module.response(graph)
         return outputs
+
+    def weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        return dict(self.module.state_dict())
 
     @property
     def alone_above(self) -> int | None:
@@ -158,17 +163,18 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     Raises
     ------
     ModelFileError
-        The file is missing, damaged, no phicalc model, or of a newer format.
+        The file is missing, damaged, no phicalc model, of a newer format, or too old for CUDA.
     UnsupportedError
         This machine has no such device.
     """
     data, name = content_of(source)
-    metadata = check_archive(data, name)
+    metadata, parts = read_parts(data, name)
     device = resolve_device(device)
+    check_device(metadata, device, name)
     _take_sparse_notices()
     try:
         with _without_deprecation_warnings(), own_modes():
-            module = torch.jit.load(io.BytesIO(data), map_location=device)
+            module = torch.jit.load(for_torch(parts), map_location=device)
     except Exception as error:  # torch raises RuntimeError, KeyError and more, by kind of damage
         raise ModelFileError(
             f"{name}: expected a model written by `phicalc export`, got an archive that torch "
@@ -178,6 +184,16 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return LoadedModel(module, metadata, data, device)
+
+
+def check_device(metadata: ModelMetadata, device: torch.device, name: str) -> None:
+    """Raise ModelFileError where a model's heads cannot compute on a device."""
+    if metadata.heads and device.type not in metadata.devices:
+        raise ModelFileError(
+            f"{name}: expected a model that computes on {device.type}, got an older file, whose "
+            f"heads compute on {' and '.join(metadata.devices)} alone; write it anew, with the "
+            'same weights, by `phicalc export OLD.pt -o NEW.pt`, or use device="cpu"'
+        )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
-"""From a training checkpoint to a model file that was seen to give the same numbers."""
+"""From a checkpoint, or an older model file, to a model file seen to give the same numbers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError
 from phicalc.files import file_sha256, write_bytes
 from phicalc.metadata import ModelMetadata, Provenance
-from phicalc.model.checkpoint import Checkpoint, load_checkpoint
+from phicalc.model.checkpoint import Checkpoint, load_checkpoint, rebuild
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
@@ -31,25 +33,30 @@ COMPARED = (fields.ENERGY, fields.ENERGIES, fields.FORCES, fields.STRESS, fields
 
 @own_modes()
 def export(
-    checkpoint_path: str | Path,
+    source_path: str | Path,
     out_path: str | Path,
     *,
     dtype: str | None = None,
-    description: str = "",
-    licence: str = "",
-    data_licence: str = "",
+    description: str | None = None,
+    licence: str | None = None,
+    data_licence: str | None = None,
     structures: Sequence[Atoms] | None = None,
 ) -> ModelMetadata:
     """Write the model file of a checkpoint, after comparing it with the network it came from.
 
+    A model file is written anew, with its weights, provenance and texts: as this phicalc writes
+    it, for devices that an older one did not know.
+
     Parameters
     ----------
-    checkpoint_path, out_path
-        An existing file at ``out_path`` is replaced; on failure it is left as it was.
+    source_path, out_path
+        Checkpoint or model file; an existing file at ``out_path`` is replaced, on failure it is
+        left as it was.
     dtype
-        ``"float32"`` or ``"float64"`` instead of the checkpoint's own, e.g. float64 for NVE runs.
+        ``"float32"`` or ``"float64"`` instead of the source's own, e.g. float64 for NVE runs.
     description
-        What the model may and may not be used for, one or two sentences.
+        What the model may and may not be used for, one or two sentences; None: as a model file
+        says that is written anew.
     licence, data_licence
         Of the weights; of the training data, with its attribution.
     structures
@@ -58,21 +65,52 @@ def export(
     Raises
     ------
     ModelFileError
-        The checkpoint cannot be read, or the numbers of the file differ.
+        The source cannot be read, or the numbers of the file differ.
     OutputError
         The file cannot be written.
     """
-    checkpoint = load_checkpoint(checkpoint_path, dtype)
-    module = Differentiated(checkpoint.potential).eval()
-    provenance = _provenance(checkpoint, Path(checkpoint_path))
-    metadata = describe(checkpoint.potential, provenance).model_copy(
-        update={"description": description, "licence": licence, "data_licence": data_licence}
-    )
+    source = _source(Path(source_path), dtype)
+    module = Differentiated(source.potential).eval()
+    given = {"description": description, "licence": licence, "data_licence": data_licence}
+    texts = {**source.texts, **{name: text for name, text in given.items() if text is not None}}
+    metadata = describe(source.potential, source.provenance).model_copy(update=texts)
     data = model_bytes(module, metadata)
-    samples = sample_structures(checkpoint.elements) if structures is None else structures
+    elements = source.potential.elements
+    samples = sample_structures(elements) if structures is None else structures
     verify(module, load_model(data), samples)
     write_bytes(Path(out_path), data)
     return metadata
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A potential to be exported, and what its file says about it."""
+
+    potential: Potential
+    provenance: Provenance
+    texts: dict[str, str]
+
+
+def _source(path: Path, dtype: str | None) -> _Source:
+    kind = "a phicalc checkpoint or model"
+    data = read_whole(path, kind)
+    if not holds_program(sound_parts(data, str(path), kind)):
+        checkpoint = load_checkpoint(path, dtype)
+        return _Source(checkpoint.potential, _provenance(checkpoint, path), {})
+    model = load_model(data)
+    known = model.metadata
+    prefix = "potential."
+    state = {n.removeprefix(prefix): t for n, t in model.weights().items() if n.startswith(prefix)}
+    try:
+        potential = rebuild(known.config, known.elements, state, dtype)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValidationError) as error:
+        raise ModelFileError(
+            f"{path}: expected a model whose network can be built from its file, got "
+            f"{' '.join(str(error).split())}; export its checkpoint instead"
+        ) from None
+    names = ("description", "licence", "data_licence")
+    texts = {name: getattr(known, name) for name in names}
+    return _Source(potential, known.provenance, texts)
 
 
 def describe(potential: Potential, provenance: Provenance | None = None) -> ModelMetadata:
@@ -87,6 +125,7 @@ def describe(potential: Potential, provenance: Provenance | None = None) -> Mode
         supports_partial_pbc=not any(sums_coulomb(head) for head in config.heads),
         supports_total_charge=config.total_charge,
         basis_size=max((getattr(head, "basis_size", 0) for head in config.heads), default=0),
+        devices=["cpu", "cuda"],
         parameters=sum(parameter.numel() for parameter in potential.parameters()),
         config=config.model_dump(mode="json"),
         provenance=provenance or Provenance(),

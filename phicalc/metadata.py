@@ -4,10 +4,7 @@ A file is checked as a zip archive, and what it says of itself as JSON, before a
 is looked at: a pickle given the name of a model is refused unread.
 """
 
-import io
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,12 +13,15 @@ from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phicalc import __version__
+from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.errors import ModelFileError
 
 FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""
 
 METADATA_NAME: Final = "phicalc.json"
+
+KIND: Final = "a phicalc model"
 
 UNITS: Final[dict[str, str]] = {
     "energy": "eV",
@@ -84,6 +84,11 @@ class ModelMetadata(BaseModel):
     heads: list[str] = Field(default=[], description="electrostatics heads, e.g. phi")
     supports_total_charge: bool = False
     supports_partial_pbc: bool = Field(default=True, description="slabs and wires")
+    devices: list[str] = Field(
+        default=["cpu"],
+        description="kinds of device that it computes on; files that do not say so are older, and "
+        "their heads make tensors on the CPU wherever the others are",
+    )
     basis_size: int = Field(default=16, ge=0, description="Laplacian eigenvectors to keep cached")
     parameters: int = Field(default=0, ge=0, description="number of learned parameters")
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
@@ -110,7 +115,7 @@ def read_metadata(source: str | Path | bytes) -> ModelMetadata:
         The file is missing, damaged outside the network itself, no phicalc model, or of a newer
         format.
     """
-    return check_archive(*content_of(source))
+    return read_parts(*content_of(source))[0]
 
 
 def content_of(source: str | Path | bytes) -> tuple[bytes, str]:
@@ -123,60 +128,32 @@ def content_of(source: str | Path | bytes) -> tuple[bytes, str]:
     """
     if isinstance(source, bytes):
         return source, "model data"
-    path = Path(source)
-    try:
-        return path.read_bytes(), str(path)
-    except FileNotFoundError as error:
-        raise ModelFileError(f"{path}: no such file; expected a phicalc model") from error
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return read_whole(Path(source), KIND), str(source)
 
 
-def check_archive(data: bytes, name: str) -> ModelMetadata:
-    """Check an archive's structure, then what it says about itself; torch sees nothing of it.
+def read_parts(data: bytes, name: str) -> tuple[ModelMetadata, dict[str, bytes]]:
+    """What a model file says about itself, and its parts, sound; torch sees nothing of it.
 
     Raises
     ------
     ModelFileError
         See :func:`read_metadata`.
     """
-    names, description = _archive(data, name)
-    root = names[0].split("/", 1)[0]
-    has_code = any(entry.startswith(f"{root}/code/") for entry in names)
-    if not has_code or f"{root}/constants.pkl" not in names:
+    parts = sound_parts(data, name, KIND)
+    if not holds_program(parts):
         kind = (
             "a torch.save file (a training checkpoint? turn it into a model with `phicalc export`)"
-            if f"{root}/data.pkl" in names
+            if any(part.endswith("/data.pkl") for part in parts)
             else "a zip file without TorchScript in it"
         )
-        raise ModelFileError(f"{name}: expected a phicalc model, got {kind}")
-    if description is None:
+        raise ModelFileError(f"{name}: expected {KIND}, got {kind}")
+    described = [part for part in parts if part.endswith(f"/extra/{METADATA_NAME}")]
+    if not described:
         raise ModelFileError(
             f"{name}: expected a model written by `phicalc export`, got a TorchScript file of "
             f"another program (it has no {METADATA_NAME})"
         )
-    return _parse_metadata(description, name)
-
-
-def _archive(data: bytes, name: str) -> tuple[list[str], bytes | None]:
-    """Names in a zip file and its ``phicalc.json``, if any; checksums are verified."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = archive.namelist()
-            damaged = archive.testzip()
-            described = [entry for entry in names if entry.endswith(f"/extra/{METADATA_NAME}")]
-            description = archive.read(described[0]) if described and not damaged else None
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        kind = "one that is cut short" if data.startswith(b"PK\x03\x04") else "another kind of file"
-        raise ModelFileError(
-            f"{name}: expected a phicalc model (a zip archive), got {kind} of {len(data)} bytes; "
-            "nothing in it was loaded"
-        ) from error
-    if damaged is not None:
-        raise ModelFileError(f"{name}: damaged, its part {damaged!r} fails the checksum")
-    if not names:
-        raise ModelFileError(f"{name}: expected a phicalc model, got an empty zip file")
-    return names, description
+    return _parse_metadata(parts[described[0]], name), parts
 
 
 def _parse_metadata(text: bytes, name: str) -> ModelMetadata:

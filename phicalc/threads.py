@@ -37,7 +37,8 @@ class OneThread:
         """
         if not self._lock.acquire(blocking=False):
             raise UnsupportedError(
-                f"expected one thread at a time, got a second one while the first computes; {REMEDY}"
+                "expected one thread at a time, got a second one while the first computes; "
+                + REMEDY
             )
         self._inside.append(threading.get_ident())
         try:

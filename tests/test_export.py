@@ -1,20 +1,33 @@
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk as build_bulk
+from torch import Tensor
 
+import phicalc.artifact
 import phicalc.export
-from phicalc.artifact import load_model, model_bytes
+from phicalc.artifact import check_device, load_model, model_bytes
 from phicalc.calculator import PhiCalculator
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import ModelFileError, OutputError
-from phicalc.export import COMPARED, TOLERANCES, export, sample_structures, verify
-from phicalc.metadata import read_metadata
+from phicalc.export import COMPARED, TOLERANCES, describe, export, sample_structures, verify
+from phicalc.metadata import ModelMetadata, read_metadata
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
+from phicalc.workflows.structures import salt_water
 
-from .reference_models import ELEMENTS, small_metadata, small_potential
+from .reference_models import (
+    ELEMENTS,
+    LennardJones,
+    lennard_jones_metadata,
+    small_metadata,
+    small_potential,
+)
+
+SHIPPED = sorted((Path(__file__).parents[1] / "models").glob("*.pt"))
 
 NOTED = {
     "data": {"train": {"name": "water.extxyz", "sha256": "ab" * 32, "structures": 12}},
@@ -180,7 +193,85 @@ def test_what_is_no_checkpoint(tmp_path, content):
 def test_a_model_file_is_no_checkpoint(checkpoint, tmp_path):
     export(checkpoint, tmp_path / "model.pt")
     with pytest.raises(ModelFileError, match="checkpoint"):
-        export(tmp_path / "model.pt", tmp_path / "again.pt")
+        load_checkpoint(tmp_path / "model.pt")
+
+
+# --- model files written anew --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_a_shipped_model_written_anew_gives_the_same_numbers(path, tmp_path):
+    """To the bit, solved directly and by iterations; and it says the same of itself."""
+    new = tmp_path / "new.pt"
+    export(path, new)
+    before, after = read_metadata(path), read_metadata(new)
+    renewed = {"phicalc_version", "torch_version", "devices"}
+    assert before.model_dump(exclude=renewed) == after.model_dump(exclude=renewed)
+    assert after.devices == ["cpu", "cuda"]
+    frames = [salt_water(n_water=n, n_pairs=1, seed=1) for n in (15, 100)]
+    if "K" in before.symbols:
+        frames = [build_bulk("KCl", "rocksalt", a=6.3, cubic=True) * (n, n, n) for n in (1, 3)]
+    for atoms in frames:
+        atoms.rattle(0.03, seed=2)
+        old_results, new_results = (
+            {name: calculator.get_property(name, atoms) for name in ("energy", "forces", "charges")}
+            for calculator in (PhiCalculator(path, device="cpu"), PhiCalculator(new, device="cpu"))
+        )
+        for name, value in old_results.items():
+            assert np.array_equal(new_results[name], value), name
+
+
+def test_texts_of_a_model_file_are_kept_unless_given(checkpoint, tmp_path):
+    old, new = tmp_path / "old.pt", tmp_path / "new.pt"
+    export(checkpoint, old, description="salt", licence="MIT", data_licence="CC0")
+    kept = export(old, new, description="salt water")
+    assert (kept.description, kept.licence, kept.data_licence) == ("salt water", "MIT", "CC0")
+    assert kept.provenance == read_metadata(old).provenance
+    assert kept.provenance.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    again = export(new, new, dtype="float64", licence="")
+    assert (again.dtype, again.licence) == ("float64", "")
+
+
+class NoWall(torch.nn.Module):
+    """What stood for the contact wall in models from before it."""
+
+    def forward(self, species: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
+        return torch.zeros(species.shape[0], dtype=torch.float64)
+
+
+def test_a_model_file_without_buffers_that_came_later(tmp_path, molecule):
+    module = small_potential()
+    module.potential.contact = NoWall()
+    old = tmp_path / "old.pt"
+    old.write_bytes(model_bytes(module, describe(module.potential)))
+    assert not any("contact" in name for name in load_model(old).weights())
+    export(old, tmp_path / "new.pt")
+    expected, found = (PhiCalculator(p).get_forces(molecule) for p in (old, tmp_path / "new.pt"))
+    assert np.array_equal(found, expected)
+
+
+def test_a_model_file_that_does_not_tell_its_network(tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(model_bytes(LennardJones(), lennard_jones_metadata()))
+    with pytest.raises(ModelFileError, match="built from its file.*export its checkpoint instead"):
+        export(path, tmp_path / "new.pt")
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_an_older_file_is_refused_on_cuda(tmp_path, monkeypatch):
+    """Before torch reads it; in one sentence that says how to mend it."""
+    monkeypatch.setattr(phicalc.artifact, "resolve_device", torch.device)
+    module = small_potential()
+    old = describe(module.potential).model_copy(update={"devices": ["cpu"]})
+    with pytest.raises(ModelFileError, match=r"older file.*`phicalc export OLD.pt -o NEW.pt`") as e:
+        load_model(model_bytes(module, old), "cuda")
+    assert "\n" not in str(e.value)
+    cuda = torch.device("cuda")
+    check_device(describe(module.potential), cuda, "model.pt")
+    check_device(old.model_copy(update={"heads": []}), cuda, "model.pt")
+    assert (
+        old.devices == ModelMetadata(elements=[1], cutoff=4.0).devices
+    )  # a file that says nothing
 
 
 def test_provenance_that_is_not_understood(tmp_path):

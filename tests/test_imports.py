@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["checks", "allocator", "device", "files", "modes", "signals", "threads"]
+CHECKS = ["archive", "checks", "allocator", "device", "files", "modes", "signals", "threads"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -22,6 +22,7 @@ ROOMS = {
     "fields": [],
     "units": [],
     "envelope": [],
+    "archive": GROUND,
     "checks": GROUND,
     "allocator": GROUND,
     "device": GROUND,

@@ -168,30 +168,35 @@ def evaluate(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="best.pt or last.pt of a training run.")],
+    source: Annotated[
+        Path, typer.Argument(help="best.pt or last.pt of a training run, or a model file.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write.")] = Path(
         "model.pt"
     ),
     dtype: Annotated[
-        Precision | None, typer.Option(help="Instead of the checkpoint's own precision.")
+        Precision | None, typer.Option(help="Instead of the source's own precision.")
     ] = None,
-    description: Annotated[str, typer.Option(help="What the model is for.")] = "",
-    licence: Annotated[str, typer.Option(help="Of the weights.")] = "",
+    description: Annotated[str | None, typer.Option(help="What the model is for.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
     data_licence: Annotated[
-        str, typer.Option(help="Of the training data, with its attribution.")
-    ] = "",
+        str | None, typer.Option(help="Of the training data, with its attribution.")
+    ] = None,
 ) -> None:
     """Write the model file of a checkpoint, and check that it gives the network's own numbers.
+
+    A model file is written anew: the same weights and texts, for all devices of this phicalc.
 
     \b
     Examples:
       phicalc export run/best.pt -o model.pt
       phicalc export run/best.pt -o model-float64.pt --dtype float64
+      phicalc export old-model.pt -o model.pt
     """
     from phicalc.export import export as write_model
 
     metadata = write_model(
-        checkpoint,
+        source,
         output,
         dtype=None if dtype is None else dtype.value,
         description=description,

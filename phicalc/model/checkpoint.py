@@ -4,14 +4,16 @@ A checkpoint can always be turned into a model file again (``phicalc export``).
 """
 
 import io
-import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
+from phicalc.archive import for_torch, read_whole, sound_parts
 from phicalc.errors import ModelFileError
 from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig
@@ -20,6 +22,9 @@ from phicalc.modes import own_modes
 
 FORMAT_VERSION = 1
 KIND = "phicalc checkpoint"
+
+ADDED = ("contact.closest",)
+"""Buffers that are new since format 1 began: where a file has none, a new potential's stands."""
 
 
 @dataclass
@@ -75,14 +80,10 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
         missing, truncated or foreign file, or one written by a newer phicalc
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"expected a checkpoint file, got nothing at {path}")
-    if not zipfile.is_zipfile(path):
-        raise ModelFileError(
-            f"expected a phicalc checkpoint, got a file of another kind or cut short: {path}"
-        )
+    kind = "a phicalc checkpoint"
+    parts = sound_parts(read_whole(path, kind), str(path), kind)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = torch.load(for_torch(parts), map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ModelFileError(
@@ -97,16 +98,46 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
             "it was written by a newer phicalc, please upgrade"
         )
     try:
-        config = ModelConfig.model_validate(payload["config"])
-        if dtype is not None:
-            config = ModelConfig.model_validate({**config.model_dump(), "dtype": dtype})
-        potential = Potential(config, payload["elements"])
-        state = payload["state_dict"]
-        state.setdefault("contact.closest", potential.contact.closest)  # new since format 1 began
-        potential.load_state_dict(state)
-    except (KeyError, RuntimeError, ValidationError) as error:
+        config, elements = payload["config"], payload["elements"]
+        potential = rebuild(config, elements, payload["state_dict"], dtype)
+        extra = dict(payload["extra"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValidationError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(
             f"expected a complete phicalc checkpoint in {path}: {reason}"
         ) from None
-    return Checkpoint(potential, config, potential.elements, payload["extra"])
+    return Checkpoint(potential, potential.config, potential.elements, extra)
+
+
+def rebuild(
+    config: Mapping[str, Any],
+    elements: Sequence[int],
+    state: Mapping[str, Tensor],
+    dtype: Optional[str] = None,
+) -> Potential:
+    """The potential of a configuration and its weights, from a checkpoint or a model file.
+
+    Parameters
+    ----------
+    config
+        what `ModelConfig` dumped
+    elements
+        atomic numbers
+    state
+        weights and buffers by name; those of `ADDED` may be missing
+    dtype
+        precision of the network, instead of the configuration's own
+
+    Raises
+    ------
+    KeyError, TypeError, AttributeError, RuntimeError, ValidationError
+        they are not those of one potential
+    """
+    known = ModelConfig.model_validate({**config, **({"dtype": dtype} if dtype else {})})
+    potential = Potential(known, elements)
+    own = potential.state_dict()
+    # TorchScript saves what a network computes from its configuration, too.
+    computed = {name for name, _ in potential.named_buffers()} - own.keys()
+    given = {name: value for name, value in state.items() if name not in computed}
+    potential.load_state_dict({**{name: own[name] for name in ADDED}, **given})
+    return potential

@@ -1,6 +1,5 @@
 """A saved model against a file of structures: the ground under ``phicalc eval``."""
 
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import load_model
 from phicalc.checks import check_structure, check_support
 from phicalc.data.read import check_labels, labels_of, total_charge_of
@@ -68,7 +68,8 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
         If it is neither.
     """
     path, target = Path(path), resolve_device(device)
-    if _is_checkpoint(path):
+    kind = "a phicalc model or checkpoint"
+    if not holds_program(sound_parts(read_whole(path, kind), str(path), kind)):
         checkpoint = load_checkpoint(path)
         module = Differentiated(checkpoint.potential).to(target).eval().requires_grad_(False)
         config = checkpoint.config
@@ -93,15 +94,6 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
         about.supports_total_charge,
         about.supports_partial_pbc,
     )
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether a file is what ``torch.save`` writes and no TorchScript archive."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-    return any(n.endswith("/data.pkl") for n in names) and not any("/code/" in n for n in names)
 
 
 def evaluate_file(
