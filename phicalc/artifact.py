@@ -205,7 +205,8 @@ def _first_line(error: BaseException) -> str:
 def _without_deprecation_warnings() -> Iterator[None]:
     """Hide torch's notices that TorchScript is deprecated; our users can do nothing about them."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`torch\.jit", DeprecationWarning)
+        for category in (DeprecationWarning, FutureWarning):  # the latter from torch 2.14 on
+            warnings.filterwarnings("ignore", r"`torch\.jit", category)
         yield
 
 

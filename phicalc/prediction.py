@@ -15,7 +15,6 @@ from ase.io.extxyz import write_extxyz
 from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.artifact import LoadedModel, load_model
@@ -40,6 +39,7 @@ from phicalc.errors import (
     UnsupportedError,
 )
 from phicalc.files import prepare_folder, replacing
+from phicalc.geometric import Data
 from phicalc.modes import own_modes
 from phicalc.response import refuse_field
 

@@ -93,7 +93,7 @@ def test_a_weight_that_changed_on_the_disk(tmp_path):
     place = entry.header_offset + 200
     path.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
     torch.load(path, weights_only=True)
-    with pytest.raises(ModelFileError, match="damaged, its part '.*/data/.*' fails the checksum"):
+    with pytest.raises(ModelFileError, match=r"damaged, its part '.*/data/.*' fails the checksum"):
         load_checkpoint(path)
 
 

@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["archive", "checks", "allocator", "device", "files", "modes", "signals", "threads"]
+CHECKS = ["allocator", "archive", "checks", "device", "files", "modes", "signals", "threads"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -27,17 +27,18 @@ ROOMS = {
     "allocator": GROUND,
     "device": GROUND,
     "files": GROUND,
+    "geometric": GROUND,
     "modes": GROUND,
     "threads": GROUND,
     "signals": GROUND,
-    "data": [*CHECKS, *GROUND],
-    "nn": GROUND,
+    "data": ["geometric", *CHECKS, *GROUND],
+    "nn": ["geometric", *GROUND],
     "electrostatics": GROUND,
     "model": ["nn", "electrostatics", *CHECKS, *GROUND],
     "metadata": [*CHECKS, *GROUND],
     "artifact": ["metadata", "model", *CHECKS, *GROUND],
     "export": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
-    "train": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
+    "train": ["artifact", "metadata", "model", "data", "geometric", *CHECKS, *GROUND],
     "evaluator": [
         "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis",
         "electrostatics.charge_solvers", *CHECKS, *GROUND,
@@ -49,7 +50,9 @@ ROOMS = {
         *GROUND,
     ],
     "prediction": [
-        "response", "artifact", "data", "electrostatics.charge_solvers", *CHECKS, *GROUND],
+        "response", "artifact", "data", "electrostatics.charge_solvers", "geometric", *CHECKS,
+        *GROUND,
+    ],
     "workflows": ["errors", "checks", "files", "signals"],
     "bench_box": [
         "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,

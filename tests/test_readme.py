@@ -253,7 +253,8 @@ def test_numbers_that_the_text_takes_from_the_code():
     assert f"up to {DIRECT_LIMIT} atoms are solved directly" in TEXT
     setup = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert "python_requires = >=3.10,<3.14" in setup and "Python 3.10 to 3.13" in TEXT
-    assert "torch>=2.6,<2.14" in setup and "torch 2.6 to 2.13" in TEXT
+    assert "torch>=2.6,<2.15" in setup and "torch 2.6 to 2.14" in TEXT
+    assert "ase>=3.29,<3.30" in setup and "ASE 3.29" in TEXT
 
 
 def test_phi_does_not_reach_beyond_the_graph():

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
-from torch_geometric.data import Batch, Data
 
 from phicalc import fields
 from phicalc.data.neighbours import build_neighbours, periodic_cell
 from phicalc.data.read import Labels, total_charge_of
 from phicalc.errors import DataError
+from phicalc.geometric import Batch, Data
 
 Graph = dict[str, Tensor]
 

@@ -6,8 +6,8 @@ from typing import List
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch_geometric.utils import scatter
 
+from phicalc.geometric import scatter
 from phicalc.nn.radial import CosineEnvelope, GaussianBasis, PolynomialEnvelope
 
 

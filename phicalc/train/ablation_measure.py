@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from ase import Atoms
 from numpy.typing import NDArray
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import TrainConfig

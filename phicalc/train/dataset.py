@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from ase import Atoms
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import average_neighbours, to_graph
@@ -16,6 +15,7 @@ from phicalc.data.reference import ReferenceFit, fit_reference_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
 from phicalc.files import file_sha256
+from phicalc.geometric import Data
 from phicalc.train.config import Property, TrainConfig
 
 SMALLEST_ENERGY_SCALE = 1e-2

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.errors import ConfigError
+from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential

@@ -8,13 +8,13 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.checks import frames_of
 from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
 from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
+from phicalc.geometric import Data
 from phicalc.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.losses import atoms_per_structure, residuals

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Data
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.errors import ConfigError
+from phicalc.geometric import Data
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
 from phicalc.train.losses import joint_loss, residuals, summed_losses
