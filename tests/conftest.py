@@ -19,6 +19,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What is marked `cuda` runs wherever there is a device."""
+    import torch
+
+    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
 def structure(kind: str) -> Atoms:
     """A molecule, a bulk cell smaller than any cutoff, or a slab, off its symmetric positions."""
     if kind == "molecule":

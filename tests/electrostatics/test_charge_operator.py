@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchpme
 from ase import Atoms
 from ase.build import bulk, molecule
 from numpy.testing import assert_allclose
@@ -173,7 +174,6 @@ def test_smooth_across_mesh_points_and_the_cutoff():
 
 def test_point_charges_agree_with_torch_pme():
     """A particle mesh of other hands, at the accuracy it can reach."""
-    torchpme = pytest.importorskip("torchpme")
     atoms = bulk("NaCl", "rocksalt", a=5.0, cubic=True)
     atoms.rattle(0.2, seed=0)
     width, q = 0.1875, random_charges(8)

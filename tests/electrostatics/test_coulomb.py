@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchpme
 from ase.build import bulk, molecule
 from numpy.testing import assert_allclose
 
@@ -65,7 +66,6 @@ def test_the_split_does_not_matter(total):
 @pytest.mark.parametrize("total", [0.0, 1.5])
 def test_point_charges_agree_with_torch_pme(total):
     """An Ewald sum of other hands; its background shifts the potential by what widths do to it."""
-    torchpme = pytest.importorskip("torchpme")
     positions, cell, _ = shaken_salt()
     width, smearing, q = 2.0**-7, 0.7, random_charges(4, total)
     ours = ewald_matrix(positions, cell, torch.full((4,), width).double())

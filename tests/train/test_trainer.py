@@ -156,7 +156,7 @@ def test_steps_may_end_within_an_epoch(content, quiet):
     assert [row["step"] for row in rows_of(result)] == ["3", "4"]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 def test_a_gpu_learns_the_same_and_resumes(content, quiet, tmp_path):
     content["model"]["dtype"] = "float64"
     cpu = train(parse_config(content | {"device": "cpu"}), console=quiet)
@@ -331,7 +331,6 @@ def test_a_terminal_gets_a_progress_bar_with_the_time_left(config):
 
 
 def test_tensorboard_is_written(content, quiet):
-    pytest.importorskip("tensorboard")
     result = train(parse_config(content | {"tensorboard": True}), console=quiet)
     assert list((result.last.parent / "tensorboard").glob("events.*"))
 
