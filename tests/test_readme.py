@@ -231,7 +231,7 @@ def test_training_commands_run_in_their_order(folder):
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
         assert result.exit_code == 0, (arguments, result.output)
         ran.append(arguments[0])
-    assert ran == ["train", "train", "export", "eval", "info"]
+    assert ran == ["train", "train", "export", "export", "eval", "info"]
     for name in ("run/best.pt", "run/last.pt", "run/metrics.csv", "model.pt"):
         assert (folder / name).is_file(), name
     assert [path.name for path in folder.rglob("errors.json")] == ["errors.json"]
