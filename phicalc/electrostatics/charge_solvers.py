@@ -17,7 +17,14 @@ from torch import Tensor
 from phicalc import fields
 from phicalc.electrostatics.charge_operator import CoulombOperator, apply_operator
 from phicalc.electrostatics.laplacian import adjacency_matrix, node_sum
-from phicalc.electrostatics.mesh import Mesh, MeshRule, apply_mesh, build_mesh, typical_density
+from phicalc.electrostatics.mesh import (
+    Mesh,
+    MeshRule,
+    affordable_spacing,
+    apply_mesh,
+    build_mesh,
+    typical_density,
+)
 from phicalc.errors import ConvergenceError
 
 DENSE_LIMIT: int = 64
@@ -99,15 +106,15 @@ def screening_mesh(
     constant
         k_e | eV Å/e²
     spacing
-        Å, of the coarse mesh, and the width of what it resolves
+        Å, of the coarse mesh, and the width of what it resolves; wider where a cell is dilute
     """
     if not bool(graph[fields.PBC].all()):
         return None
-    width = spacing
-    rule = MeshRule(width, spacing, 4, 6.4)
+    cell = graph[fields.CELL].detach()[0]
+    width = affordable_spacing(cell, spacing, diagonal.shape[0])
+    rule = MeshRule(width, width, 4, 6.4)
     classes = torch.zeros(diagonal.shape[0], dtype=torch.int64, device=diagonal.device)
     variance = torch.full([1, 1], 2.0 * width**2, dtype=diagonal.dtype, device=diagonal.device)
-    cell = graph[fields.CELL].detach()[0]
     mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, classes, variance, rule)
     response = typical_density(mesh, 1.0 / diagonal)
     square = (mesh.waves * mesh.waves).sum(1).view(mesh.kernel[0, 0].shape)
