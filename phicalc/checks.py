@@ -112,8 +112,8 @@ def check_density(number: int, cell: NDArray[np.float64], pbc: NDArray[np.bool_]
     volume = abs(float(np.linalg.det(cell)))
     if number > MAXIMUM_DENSITY * volume:
         raise StructureError(
-            f"expected at most {MAXIMUM_DENSITY:g} atoms per Å³, got a cell of {volume:.2g} Å³ with "
-            f"{number} in it; correct the cell, or its unit, which is Å"
+            f"expected at most {MAXIMUM_DENSITY:g} atoms per Å³, got {number} in a cell of "
+            f"{volume:.2g} Å³; correct the cell, or its unit, which is Å"
         )
 
 

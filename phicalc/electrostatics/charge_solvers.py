@@ -49,7 +49,7 @@ LARGEST_RESIDUAL: float = 1e-6
 """Relative residual of a solve above which a result is an error, not a result."""
 
 MAX_ITERATIONS: int = 1000
-"""Where they give up and report the residual they have."""
+"""Where they give up."""
 
 SCREENING_SPACING: float = 1.2
 """Å, of the coarse mesh on which the preconditioner screens long waves."""
@@ -160,6 +160,10 @@ def equilibrate_iteratively(
     Returns
     -------
     q (N,) | e, number of iterations, relative residual in the norm of the preconditioner
+
+    Raises
+    ------
+    ConvergenceError
     """
     charges = torch.zeros_like(electronegativity) if guess is None else guess
     charges, iterations, square = descend(
@@ -184,7 +188,9 @@ def equilibrate_iteratively(
             max_iterations,
         )
         iterations += more
-    return charges, iterations, root(square)
+    residual = root(square)
+    check_converged(residual)
+    return charges, iterations, residual
 
 
 def descend(
@@ -265,6 +271,10 @@ def flow_iteratively(
     Returns
     -------
     φ (N,) | V, number of iterations, relative residual in the norm √(xᵀLx)
+
+    Raises
+    ------
+    ConvergenceError
     """
     num_nodes = source.shape[0]
     adjacency = adjacency_matrix(weights, edge_index, num_nodes)
@@ -292,7 +302,9 @@ def flow_iteratively(
         direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
         rho = rho_next
         iterations += 1
-    return potential, iterations, root(relative_square(rho, norm))
+    left = root(relative_square(rho, norm))
+    check_converged(left)
+    return potential, iterations, left
 
 
 def kernel(hardness: Tensor, operator: Optional[CoulombOperator], charges: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ which is a quarter of what torch-pme's box of k-vectors holds.
 """
 
 import math
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 import torch
 from torch import Tensor
