@@ -87,6 +87,11 @@ class LoadedModel:
         return outputs
 
     @property
+    def feels_field(self) -> bool:
+        """Whether its heads answer to an electric field, as they say themselves."""
+        return bool(getattr(getattr(self.module, "potential", None), "feels_field", False))
+
+    @property
     def alone_above(self) -> int | None:
         """Atoms above which a structure is best evaluated by itself; None: never."""
         return alone_above(self.metadata.heads)

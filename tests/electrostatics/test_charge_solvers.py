@@ -7,7 +7,7 @@ import torch
 from ase.build import molecule as build_molecule
 from torch import nn
 
-from phicalc import PhiCalculator, fields
+from phicalc import PhiCalculator
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.charge_solvers import (
