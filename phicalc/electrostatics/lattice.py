@@ -91,7 +91,7 @@ def pair_vectors(pairs: ImagePairs, positions: Tensor, cell: Tensor) -> Tensor:
 def require_room(numbers: float, what: str, num_atoms: int, largest: float = LARGEST_SUM) -> None:
     """Raise UnsupportedError where so many numbers, of all arrays, are more than fit in."""
     size = 8e-9 * numbers
-    if not size <= largest:
+    if size > largest:
         raise UnsupportedError(
             f"expected a structure whose Coulomb sum fits into memory, got one of {num_atoms} "
             f"atoms, for which {what} would take {int(size)} GB; use fewer atoms, pbc=False for "
