@@ -24,9 +24,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from phicalc import fields
 from phicalc.archive import for_torch
 from phicalc.device import resolve_device
-from phicalc.errors import ModelFileError, PhicalcError
+from phicalc.electrostatics.charge_solvers import check_converged
+from phicalc.errors import ModelFileError, PhicalcError, StructureError
 from phicalc.files import write_bytes
 from phicalc.metadata import METADATA_NAME, ModelMetadata, content_of, read_parts
 from phicalc.model.config import alone_above
@@ -42,7 +44,8 @@ class LoadedModel:
     Evaluations use TorchScript's plain executor, whose result is bitwise the same from the first
     call on (the profiling executor rewrites the graph after two calls, and rounds differently).
     An error of phicalc that the model's own code raises (a slab that it cannot sum over, charges
-    that do not converge) comes out as that error, as it would from the network.
+    that do not converge) comes out as that error, as it would from the network, and memory that
+    does not suffice as a StructureError.
 
     Attributes
     ----------
@@ -64,6 +67,9 @@ class LoadedModel:
         """Evaluate a graph (names, shapes and units: :mod:`phicalc.fields`)."""
         with _evaluation():
             outputs: dict[str, Tensor] = self.module(graph)
+        for residual in (fields.SOLVER_RESIDUAL, fields.CHARGE_RESIDUAL):
+            if residual in outputs:  # files of before heads judged their own solves only report it
+                check_converged(float(outputs[residual].max()))
         return outputs
 
     def has(self, method: str) -> bool:
@@ -85,6 +91,11 @@ class LoadedModel:
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
         return dict(self.module.state_dict())
+
+    @property
+    def feels_field(self) -> bool:
+        """Whether its heads answer to an electric field, as they say themselves."""
+        return bool(getattr(getattr(self.module, "potential", None), "feels_field", False))
 
     @property
     def alone_above(self) -> int | None:
@@ -238,9 +249,19 @@ def _evaluation() -> Iterator[None]:
         name, message = found.groups()
         # a class that only a newer phicalc knows is an error of phicalc all the same
         raise _ERRORS.get(name, PhicalcError)(message.strip()) from None
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise
+        raise StructureError(
+            "expected a structure, or a batch, that the model can evaluate within the memory there "
+            "is, got a larger one; use fewer atoms or a smaller batch"
+        ) from None
 
 
 _RAISED = re.compile(r"^phicalc\.errors\.(\w+): (.*)", re.MULTILINE | re.DOTALL)
 """Where TorchScript's traceback of a phicalc error ends: its class and its message."""
+
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What torch says of memory that it did not get, on a CPU and on a GPU."""
 
 _ERRORS = {kind.__name__: kind for kind in PhicalcError.__subclasses__()}

@@ -24,6 +24,9 @@ MINIMUM_CELL_VECTOR = 0.1
 MINIMUM_CELL_HEIGHT = 1e-3
 """Å; smallest singular value of the periodic cell vectors, below which they are dependent."""
 
+MAXIMUM_DENSITY = 10.0
+"""Atoms per Å³, some sixty times diamond: more have too many neighbours to be listed."""
+
 MAXIMUM_COORDINATE = 1e10
 """Å; beyond it float64 resolves no distances between atoms."""
 
@@ -86,6 +89,31 @@ def check_cell(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> None:
             "expected linearly independent cell vectors along the periodic directions, "
             f"got a cell of zero volume (pbc {pbc.tolist()}, cell {cell.tolist()}); "
             "set the cell, or pbc=False along directions that are not periodic"
+        )
+
+
+def check_density(number: int, cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> None:
+    """A cell that has not collapsed onto its atoms.
+
+    Parameters
+    ----------
+    number
+        N atoms in the cell.
+    cell, pbc
+        (3, 3) in Å and (3,); only cells periodic in three directions have a density.
+
+    Raises
+    ------
+    StructureError
+        More than `MAXIMUM_DENSITY`.
+    """
+    if not pbc.all():
+        return
+    volume = abs(float(np.linalg.det(cell)))
+    if number > MAXIMUM_DENSITY * volume:
+        raise StructureError(
+            f"expected at most {MAXIMUM_DENSITY:g} atoms per Å³, got {number} in a cell of "
+            f"{volume:.2g} Å³; correct the cell, or its unit, which is Å"
         )
 
 

@@ -20,7 +20,6 @@ from phicalc.allocator import keep_freed_memory
 from phicalc.artifact import LoadedModel
 from phicalc.checks import check_positions, check_separation, check_species, check_support
 from phicalc.data.neighbours import NeighbourList, periodic_cell
-from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError
 from phicalc.modes import own_modes
@@ -111,10 +110,10 @@ class Evaluator:
         # inference mode, for one, would make tensors that no gradient can ever be taken through
         with self._thread.working(), _threads(self.threads), own_modes():
             self._set_species(atoms)
+            edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
             shared = self._structure_tensors(atoms, charge)
             if field is not None and field.any():
                 shared[fields.FIELD] = torch.from_numpy(field[None]).to(self.device)
-            edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
             evaluations = [
                 self._evaluate(member, {**shared, **edges[member.model.metadata.cutoff]})
                 for member in self._members
@@ -177,7 +176,11 @@ class Evaluator:
         start = time.perf_counter()
         graph.update(self._electrostatics_state(member, graph))
         prepared = time.perf_counter()
-        on_device = member.model(graph)
+        try:
+            on_device = member.model(graph)
+        except ConvergenceError:
+            member.restart()  # what the next solve starts from may be the reason
+            raise
         output = {name: value.cpu() for name, value in on_device.items()}
         evaluated = time.perf_counter()
         self._learn(member, graph, on_device)
@@ -197,7 +200,9 @@ class Evaluator:
         return {name: value for name, value in entries.items() if value is not None}
 
     def _learn(self, member: _Member, graph: Graph, output: Graph) -> None:
-        """Show the caches the finished solves; refuse one that did not converge."""
+        """Show the caches the finished solves."""
+        if not self.cache:
+            return
         for cache, solution, iterations, residual in (
             (
                 member.cache,
@@ -214,22 +219,14 @@ class Evaluator:
         ):
             if residual not in output:
                 continue
-            left = float(output[residual])
-            if not left <= LARGEST_RESIDUAL:
-                member.restart()
-                raise ConvergenceError(
-                    f"expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
-                    f"got {left:.1e}; the structure is far from all that the model was trained on"
-                )
-            if self.cache:
-                cache.observe(
-                    self._lists[member.model.metadata.cutoff].topology,
-                    output.get(fields.LAPLACIAN_WEIGHTS),
-                    graph[fields.EDGE_INDEX],
-                    output[solution],
-                    int(output[iterations]),
-                    left,
-                )
+            cache.observe(
+                self._lists[member.model.metadata.cutoff].topology,
+                output.get(fields.LAPLACIAN_WEIGHTS),
+                graph[fields.EDGE_INDEX],
+                output[solution],
+                int(output[iterations]),
+                float(output[residual]),
+            )
 
     def cache_info(self) -> dict[str, float | str]:
         """What was reused so far: neighbour lists, and the first model's electrostatics."""

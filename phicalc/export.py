@@ -16,7 +16,7 @@ from phicalc import fields
 from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
-from phicalc.errors import ModelFileError
+from phicalc.errors import ConvergenceError, ModelFileError
 from phicalc.files import file_sha256, write_bytes
 from phicalc.metadata import ModelMetadata, Provenance
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint, rebuild
@@ -138,12 +138,18 @@ def verify(module: Differentiated, model: LoadedModel, structures: Sequence[Atom
     Raises
     ------
     ModelFileError
-        They differ by more than rounding, or the network's own numbers are not finite.
+        They differ by more than rounding, or the network's own numbers are not finite, or do not
+        converge.
     """
     tolerance = TOLERANCES[model.metadata.dtype]
     for graph in _graphs(structures, model.metadata.cutoff):
-        expected = module(graph)
-        found = model(graph)
+        try:
+            expected, found = module(graph), model(graph)
+        except ConvergenceError as error:
+            raise ModelFileError(
+                f"the network cannot be compared with its file on {len(graph[fields.SPECIES])} "
+                f"atoms made up for it: {error}; train it anew; no file was written"
+            ) from None
         for name in COMPARED:
             if name not in expected:
                 continue

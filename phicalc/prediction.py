@@ -30,7 +30,6 @@ from phicalc.checks import (
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.device import resolve_device
-from phicalc.electrostatics.charge_solvers import LARGEST_RESIDUAL
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -279,14 +278,8 @@ def _predict_batch(
     shown = frames_of(batch)
     try:
         output = {name: value.cpu() for name, value in model(graph).items()}
-    except (UnsupportedError, ConvergenceError) as error:  # raised by the model's own code
+    except (StructureError, UnsupportedError, ConvergenceError) as error:  # the model's own code
         raise type(error)(f"{shown}: {error}") from None
-    residual = float(output.get(fields.SOLVER_RESIDUAL, torch.zeros(1)).max())
-    if not residual <= LARGEST_RESIDUAL:
-        raise ConvergenceError(
-            f"{shown}: expected electrostatics solved to a residual of {LARGEST_RESIDUAL:.0e}, "
-            f"got {residual:.1e}; one of them is far from all that the model was trained on"
-        )
     first, predictions = 0, []
     for position, number in enumerate(batch):
         rows = slice(first, first + len(frames[number]))

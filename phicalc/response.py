@@ -54,13 +54,16 @@ def response(
     ------
     PropertyNotImplementedError
         One of them is not defined, or this model does not give it; says why.
+    ConvergenceError
+        A solve for the response to a field did not converge.
     """
     charge = float(evaluations[0].graph[fields.TOTAL_CHARGE])
     for name in names:
         reason = obstacle(evaluator.models, atoms, charge) or undefined(name, atoms, charge)
         if reason is not None:
             raise PropertyNotImplementedError(f"no {name} of this model and structure: {reason}")
-    if list(names) == ["polarization"]:  # costs nothing: the flow is known
+    known = all(fields.MOMENT in done.output for done in evaluations)
+    if known and list(names) == ["polarization"]:  # costs nothing: the flow is known
         moments = torch.stack([done.output[fields.MOMENT] for done in evaluations]).mean(0)
         return {"polarization": moments[0].numpy() / atoms.get_volume()}
     outputs = evaluator.responses(evaluations)
@@ -105,21 +108,20 @@ def _head(metadata: ModelMetadata) -> dict[str, Any]:
 
 
 def _model_obstacle(model: LoadedModel) -> str | None:
-    kinds = model.metadata.heads
-    shown = ", ".join(kinds) or "none"
-    if len(kinds) != 1 or kinds[0] == "phi" or not _head(model.metadata).get("coulomb", True):
-        return (
-            "it takes one head with a Coulomb energy (phi-coulomb, qeq or local), got heads: "
-            f"{shown}; charges without one are a latent field"
-        )
+    if model.feels_field:
+        return None
     if model.metadata.config.get("charge_feedback", False):
         return (
             "with charge feedback the energy depends on the charges beyond the head's own energy, "
             "so that the polarisation is not that of the charges; use a model without it"
         )
-    if not model.has("response"):
+    kinds = model.metadata.heads
+    if kinds and not model.has("response"):
         return "this model file is older than electric fields; export its checkpoint again"
-    return None
+    return (
+        "it takes one head with a Coulomb energy (phi-coulomb, qeq or local), got heads: "
+        f"{', '.join(kinds) or 'none'}; charges without one are a latent field"
+    )
 
 
 def _crystal_obstacle(metadata: ModelMetadata, atoms: Atoms, charge: float) -> str | None:

@@ -36,12 +36,13 @@ ROOMS = {
     "electrostatics": GROUND,
     "model": ["nn", "electrostatics", *CHECKS, *GROUND],
     "metadata": [*CHECKS, *GROUND],
-    "artifact": ["metadata", "model", *CHECKS, *GROUND],
+    "artifact": [
+        "metadata", "model", "electrostatics.charge_solvers", *CHECKS, *GROUND,
+    ],
     "export": ["artifact", "metadata", "model", "data", *CHECKS, *GROUND],
     "train": ["artifact", "metadata", "model", "data", "geometric", *CHECKS, *GROUND],
     "evaluator": [
-        "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis",
-        "electrostatics.charge_solvers", *CHECKS, *GROUND,
+        "artifact", "metadata", "data.neighbours", "electrostatics.eigenbasis", *CHECKS, *GROUND,
     ],
     "response": ["evaluator", "artifact", "metadata", *CHECKS, *GROUND],
     "committee": GROUND,
@@ -49,10 +50,7 @@ ROOMS = {
         "response", "evaluator", "committee", "artifact", "electrostatics.eigenbasis", *CHECKS,
         *GROUND,
     ],
-    "prediction": [
-        "response", "artifact", "data", "electrostatics.charge_solvers", "geometric", *CHECKS,
-        *GROUND,
-    ],
+    "prediction": ["response", "artifact", "data", "geometric", *CHECKS, *GROUND],
     "workflows": ["errors", "checks", "files", "signals"],
     "bench_box": [
         "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,

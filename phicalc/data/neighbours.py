@@ -10,11 +10,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from ase.geometry import minkowski_reduce
 from matscipy.neighbours import neighbour_list
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from phicalc.checks import check_cell, check_positions
+from phicalc.checks import check_cell, check_density, check_positions
 from phicalc.errors import ConfigError
 
 Array = NDArray[np.float64]
@@ -22,6 +23,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 _SEARCH_MARGIN = 1e-6  # Å; the search may round, our own comparison at the cutoff decides
+_SKEWED = 2.0  # product of the cell vectors' lengths over the volume; reduced ones have at most √2
 _SEARCH_BINS, _BINS_PER_ATOM = 1_000_000, 8  # a huge vacuum must not fill memory with empty bins
 
 
@@ -144,6 +146,7 @@ class _Candidates:
 
     def __init__(self, positions: Array, cell: Array, pbc: BoolArray, r_build: float) -> None:
         check_cell(cell, pbc)
+        check_density(len(positions), cell, pbc)
         self.r_build = r_build
         self.pbc = pbc.copy()
         self.start = positions.copy()
@@ -253,8 +256,24 @@ class _Candidates:
 
 
 def periodic_cell(cell: Array, pbc: BoolArray) -> Array:
-    """Cell vectors (3, 3) in Å, zero along directions that are not periodic."""
-    return np.where(pbc[:, None], cell, 0.0)
+    """Cell vectors (3, 3) in Å of the lattice as given, zero where it is not periodic.
+
+    Where they are very long for their volume, others of the same lattice take their place: sums
+    over its points depend on no choice of vectors, but what they cost does.
+    """
+    operation = reduction(cell, pbc) if pbc.all() else None
+    return np.where(pbc[:, None], cell if operation is None else operation @ cell, 0.0)
+
+
+def reduction(cell: Array, pbc: BoolArray) -> IntArray | None:
+    """Integers (3, 3) that make short cell vectors of very skewed ones; None where they are not."""
+    vectors = cell[pbc]
+    lengths = np.sqrt((vectors * vectors).sum(axis=1))
+    volume = np.sqrt(max(0.0, float(np.linalg.det(vectors @ vectors.T))))
+    if float(lengths.prod()) <= _SKEWED * volume:
+        return None
+    operation: IntArray = minkowski_reduce(cell, pbc)[1]
+    return operation
 
 
 def periodic_frame(cell: Array, pbc: BoolArray) -> Array:
@@ -293,7 +312,8 @@ def _half_pairs(
     positions: Array, cell: Array, pbc: BoolArray, r_build: float
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Receivers, senders (P,) and shifts (P, 3) of the pairs within r_build, each pair once."""
-    frame = periodic_frame(cell, pbc)
+    operation = reduction(cell, pbc)
+    frame = periodic_frame(cell if operation is None else operation @ cell, pbc)
     inverse = np.linalg.inv(frame)
     images = np.floor(positions @ inverse) * pbc
     wrapped = positions - images @ frame
@@ -308,6 +328,8 @@ def _half_pairs(
     sender = j[half].astype(np.int64)
     whole = images.astype(np.int64)
     shifts = shift[half].astype(np.int64) + whole[receiver] - whole[sender]
+    if operation is not None:
+        shifts = shifts @ operation
     if radius > r_build:
         vectors = wrapped[sender] - wrapped[receiver] + shift[half] @ box
         close = (vectors * vectors).sum(axis=1) <= (r_build + _SEARCH_MARGIN) ** 2

@@ -15,8 +15,8 @@ from phicalc.electrostatics.charge_operator import (
     coulomb_coupling,
 )
 from phicalc.electrostatics.charge_solvers import (
+    MAX_ITERATIONS,
     TOLERANCE,
-    check_converged,
     flow_iteratively,
     kernel,
 )
@@ -119,6 +119,7 @@ def solve_flow_iteratively(
     operator: Optional[CoulombOperator],
     graph: Dict[str, Tensor],
     tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Tuple[Tensor, Tensor, int, float]:
     """Potential and flow of one large structure, without matrices and without derivatives.
 
@@ -132,6 +133,10 @@ def solve_flow_iteratively(
     Returns
     -------
     φ (N,) | V, ρ (N,) | e, number of iterations, relative residual
+
+    Raises
+    ------
+    ConvergenceError
     """
     edge_index = graph[fields.EDGE_INDEX]
     fixed = detached(parameters)
@@ -147,13 +152,17 @@ def solve_flow_iteratively(
         operator,
         graph.get(fields.POTENTIAL_GUESS),
         tolerance,
+        max_iterations,
     )
     flow = apply_laplacian(fixed.weights, edge_index, potential) + driven
     return potential, flow, iterations, residual
 
 
 def flow_response(
-    parameters: FlowParameters, operator: Optional[CoulombOperator], graph: Dict[str, Tensor]
+    parameters: FlowParameters,
+    operator: Optional[CoulombOperator],
+    graph: Dict[str, Tensor],
+    max_iterations: int = MAX_ITERATIONS,
 ) -> FieldResponse:
     """Polarisation of one structure and its response to a field: four iterative solves.
 
@@ -166,8 +175,8 @@ def flow_response(
     edge_index, vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS]
     source, weights, base = parameters.source, parameters.weights, parameters.base
     fixed = detached(parameters)
-    potential, flow, _, residual = solve_flow_iteratively(parameters, operator, graph)
-    check_converged(residual)
+    solved = solve_flow_iteratively(parameters, operator, graph, max_iterations=max_iterations)
+    potential, flow = solved[0], solved[1]
     differences = driving_differences(potential, graph)
     moment = flow_moment(base, weights * differences, graph)[0]
     mixed: List[Tensor] = []
@@ -176,10 +185,14 @@ def flow_response(
         along = vectors[:, axis]
         driven = driven_charges(fixed.weights, along, edge_index, fixed.source).detach()
         right = -kernel(fixed.hardness, operator, driven)
-        change, _, residual = flow_iteratively(
-            right, fixed.weights, edge_index, fixed.hardness, operator
-        )
-        check_converged(residual)
+        change = flow_iteratively(
+            right,
+            fixed.weights,
+            edge_index,
+            fixed.hardness,
+            operator,
+            max_iterations=max_iterations,
+        )[0]
         flow_change = apply_laplacian(fixed.weights, edge_index, change) + driven
         difference_change = edge_difference(change, edge_index) - along
         coupling = torch.zeros_like(source).sum()

@@ -4,7 +4,9 @@ A is that of ``coulomb.py``. In a crystal the pair (i, j) of Gaussian charges is
 variance v_ij = max(σ_i² + σ_j², 2η²). What erf(r/√(2v_ij))/r leaves over is short-ranged and
 summed over the edges that the network has anyway; the rest is smooth and summed on a mesh. No
 range depends on how wide the charges are, no pairs are searched for, and the cost is O(N log N).
-A molecule is one dense matrix.
+Where most of a cell is empty, such a mesh would have far more points than there are atoms; then
+its spacing is wider, and the pairs reach beyond the cutoff as much and are searched for. A molecule
+is one dense matrix.
 
 **Accuracy.** One number ε sets the ranges and the mesh. Against Ewald's sum the energy per atom is
 off by less than ε·k_e e²/Å and forces by less than 100 ε·k_e e²/Å² (root mean square), for charges
@@ -27,8 +29,10 @@ from torch import Tensor
 from phicalc import fields
 from phicalc.electrostatics.coulomb import refuse_partial_pbc
 from phicalc.electrostatics.laplacian import adjacency_matrix
+from phicalc.electrostatics.lattice import ImagePairs, image_pairs, pair_vectors, require_room
 from phicalc.electrostatics.mesh import (
     Mesh,
+    affordable_spacing,
     apply_mesh,
     build_mesh,
     charge_waves,
@@ -51,7 +55,8 @@ class CoulombOperator(NamedTuple):
 
     constant: float  # k_e | eV Å/e²
     pairs: Tensor  # (N, N) | 1/Å | short-ranged, CSR in a crystal; all there is in a molecule
-    slopes: Tensor  # (E,) or (N, N) | 1/Å³ | derivative of pair terms over distance
+    slopes: Tensor  # (E,), (P,) or (N, N) | 1/Å³ | derivative of pair terms over distance
+    distant: Optional[ImagePairs]  # P pairs in place of the graph's edges, in a dilute crystal
     own: Tensor  # (N,) | 1/Å | self-energies, less what the mesh counts
     diagonal: Tensor  # (N,) | eV/e² | self-energies
     kinds: Tensor  # (N,) int64 | of width, 0 … S − 1
@@ -82,20 +87,27 @@ def coulomb_operator(
     Raises
     ------
     UnsupportedError
-        The structure is periodic in one or two directions.
+        The structure is periodic in one or two directions, or too large.
     """
     refuse_partial_pbc(graph[fields.PBC])
+    positions, cell = graph[fields.POSITIONS].detach(), graph[fields.CELL].detach()[0]
     if not bool(graph[fields.PBC].all()):
-        return molecule_operator(graph[fields.POSITIONS].detach(), widths.detach(), constant)
+        return molecule_operator(positions, widths.detach(), constant)
+    num_atoms = positions.shape[0]
     rule = mesh_rule(accuracy, cutoff)
+    stretch = affordable_spacing(cell, rule.spacing, num_atoms) / rule.spacing
+    edge_index, edge_vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS].detach()
+    distant: Optional[ImagePairs] = None
+    if stretch > 1.0:
+        cutoff = stretch * cutoff
+        rule = mesh_rule(accuracy, cutoff)
+        distant = image_pairs(positions, cell, cutoff)
+        edge_index = torch.stack([distant.second, distant.first])
+        edge_vectors = pair_vectors(distant, positions, cell)
     values, kinds, _ = torch._unique2(widths.detach(), True, True)
     narrow = values[:, None] ** 2 + values[None, :] ** 2
     wide = narrow.clamp(min=2.0 * rule.split_width**2)
-    cell = graph[fields.CELL].detach()[0]
-    edge_index = graph[fields.EDGE_INDEX]
-    near, slopes = short_ranged(
-        graph[fields.EDGE_VECTORS].detach(), edge_index, kinds, narrow, wide, cutoff
-    )
+    near, slopes = short_ranged(edge_vectors, edge_index, kinds, narrow, wide, cutoff)
     diagonal = (2.0 / math.pi) ** 0.5 * narrow.diagonal().rsqrt()
     own = diagonal - (2.0 / math.pi) ** 0.5 * wide.diagonal().rsqrt()
     # A charge is seen together with its background, in the short-ranged part too.
@@ -103,15 +115,20 @@ def coulomb_operator(
     classes = kinds
     if float(values[-1]) <= rule.split_width:  # one mesh for all, the usual case
         classes, wide = torch.zeros_like(kinds), wide[:1, :1]
+    if distant is not None:  # each pair once so far
+        edge_index = torch.cat([edge_index, edge_index.flip(0)], 1)
+        order = edge_index[1].argsort()
+        edge_index, near = edge_index[:, order], torch.cat([near, near])[order]
     return CoulombOperator(
         constant,
-        adjacency_matrix(near, edge_index, widths.shape[0]),
+        adjacency_matrix(near, edge_index, num_atoms),
         slopes,
+        distant,
         own[kinds],
         constant * diagonal[kinds],
         kinds,
         background,
-        build_mesh(graph[fields.POSITIONS].detach(), cell, classes, wide, rule),
+        build_mesh(positions, cell, classes, wide, rule),
     )
 
 
@@ -160,6 +177,8 @@ def split_term(distance: Tensor, steep: Tensor, flat: Tensor) -> Tuple[Tensor, T
 
 def molecule_operator(positions: Tensor, widths: Tensor, constant: float) -> CoulombOperator:
     """All pairs of one molecule as a matrix; positions (N, 3), widths (N,) | Å."""
+    num_atoms = positions.shape[0]
+    require_room(8.0 * num_atoms**2, "a matrix of all pairs", num_atoms)
     distance = torch.cdist(positions, positions, 2.0, "donot_use_mm_for_euclid_dist")
     distance.fill_diagonal_(1.0)
     steep = (2.0 * (widths[:, None] ** 2 + widths[None, :] ** 2)).rsqrt()
@@ -170,7 +189,7 @@ def molecule_operator(positions: Tensor, widths: Tensor, constant: float) -> Cou
     own = 1.0 / (math.sqrt(math.pi) * widths)
     kinds = torch.zeros(0, dtype=torch.int64, device=widths.device)
     none = widths.new_zeros(0, 0)
-    return CoulombOperator(constant, value, slopes, own, constant * own, kinds, none, None)
+    return CoulombOperator(constant, value, slopes, None, own, constant * own, kinds, none, None)
 
 
 def apply_operator(operator: CoulombOperator, charges: Tensor) -> Tensor:
@@ -197,7 +216,6 @@ def coulomb_energies(
     which the operator must have been made of.
     """
     fixed = charges.detach()
-    edge_vectors, edge_index = graph[fields.EDGE_VECTORS], graph[fields.EDGE_INDEX]
     positions, cell = graph[fields.POSITIONS], graph[fields.CELL]
     potential = torch.mv(operator.pairs, fixed) + operator.own * fixed
     mesh = operator.mesh
@@ -210,10 +228,15 @@ def coulomb_energies(
         on_mesh = mesh_potential(mesh, waves)
         shift = background(operator, fixed)
         potential = potential + torch.mv(mesh.gather, on_mesh) - shift
-        ends = fixed.index_select(0, edge_index[0]) * fixed.index_select(0, edge_index[1])
-        change = linear(
-            edge_vectors, (0.5 * ends * operator.slopes)[:, None] * edge_vectors.detach()
-        )
+        distant = operator.distant
+        if distant is None:  # every pair stands twice among the edges, hence the half
+            vectors, share = graph[fields.EDGE_VECTORS], 0.5
+            i, j = graph[fields.EDGE_INDEX][1], graph[fields.EDGE_INDEX][0]
+        else:
+            vectors, share = pair_vectors(distant, positions, cell[0]), 1.0
+            i, j = distant.first, distant.second
+        tension = share * (fixed.index_select(0, j) * fixed.index_select(0, i)) * operator.slopes
+        change = linear(vectors, tension[:, None] * vectors.detach())
         gradient = fixed[:, None] * mesh_field(mesh, on_mesh)
         # A strain of the cell alone moves atoms against the mesh, which the virial does not know.
         virial = mesh_virial(mesh, waves) - torch.mm(positions.detach().t(), gradient)

@@ -17,7 +17,14 @@ from torch import Tensor
 from phicalc import fields
 from phicalc.electrostatics.charge_operator import CoulombOperator, apply_operator
 from phicalc.electrostatics.laplacian import adjacency_matrix, node_sum
-from phicalc.electrostatics.mesh import Mesh, MeshRule, apply_mesh, build_mesh, typical_density
+from phicalc.electrostatics.mesh import (
+    Mesh,
+    MeshRule,
+    affordable_spacing,
+    apply_mesh,
+    build_mesh,
+    typical_density,
+)
 from phicalc.errors import ConvergenceError
 
 DENSE_LIMIT: int = 64
@@ -42,7 +49,7 @@ LARGEST_RESIDUAL: float = 1e-6
 """Relative residual of a solve above which a result is an error, not a result."""
 
 MAX_ITERATIONS: int = 1000
-"""Where they give up and report the residual they have."""
+"""Where they give up."""
 
 SCREENING_SPACING: float = 1.2
 """Å, of the coarse mesh on which the preconditioner screens long waves."""
@@ -99,15 +106,15 @@ def screening_mesh(
     constant
         k_e | eV Å/e²
     spacing
-        Å, of the coarse mesh, and the width of what it resolves
+        Å, of the coarse mesh, and the width of what it resolves; wider where a cell is dilute
     """
     if not bool(graph[fields.PBC].all()):
         return None
-    width = spacing
-    rule = MeshRule(width, spacing, 4, 6.4)
+    cell = graph[fields.CELL].detach()[0]
+    width = affordable_spacing(cell, spacing, diagonal.shape[0])
+    rule = MeshRule(width, width, 4, 6.4)
     classes = torch.zeros(diagonal.shape[0], dtype=torch.int64, device=diagonal.device)
     variance = torch.full([1, 1], 2.0 * width**2, dtype=diagonal.dtype, device=diagonal.device)
-    cell = graph[fields.CELL].detach()[0]
     mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, classes, variance, rule)
     response = typical_density(mesh, 1.0 / diagonal)
     square = (mesh.waves * mesh.waves).sum(1).view(mesh.kernel[0, 0].shape)
@@ -153,6 +160,10 @@ def equilibrate_iteratively(
     Returns
     -------
     q (N,) | e, number of iterations, relative residual in the norm of the preconditioner
+
+    Raises
+    ------
+    ConvergenceError
     """
     charges = torch.zeros_like(electronegativity) if guess is None else guess
     charges, iterations, square = descend(
@@ -177,7 +188,9 @@ def equilibrate_iteratively(
             max_iterations,
         )
         iterations += more
-    return charges, iterations, root(square)
+    residual = root(square)
+    check_converged(residual)
+    return charges, iterations, residual
 
 
 def descend(
@@ -258,6 +271,10 @@ def flow_iteratively(
     Returns
     -------
     φ (N,) | V, number of iterations, relative residual in the norm √(xᵀLx)
+
+    Raises
+    ------
+    ConvergenceError
     """
     num_nodes = source.shape[0]
     adjacency = adjacency_matrix(weights, edge_index, num_nodes)
@@ -285,7 +302,9 @@ def flow_iteratively(
         direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
         rho = rho_next
         iterations += 1
-    return potential, iterations, root(relative_square(rho, norm))
+    left = root(relative_square(rho, norm))
+    check_converged(left)
+    return potential, iterations, left
 
 
 def kernel(hardness: Tensor, operator: Optional[CoulombOperator], charges: Tensor) -> Tensor:

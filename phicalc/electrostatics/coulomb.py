@@ -8,7 +8,9 @@ mean potential of the cell is zero. That keeps A positive semidefinite for any c
 wires are refused.
 
 Every atom's long-range part is a Gaussian of width s_i = max(σ_i, η); the rest,
-erf(r/γ_ij) − erf(r/√(2(s_i² + s_j²))), is short-ranged and summed over images in real space.
+erf(r/γ_ij) − erf(r/√(2(s_i² + s_j²))), is short-ranged and summed over images in real space. Where
+atoms are few in a large cell, η grows with it, such that the cost follows their number, as N^1.5,
+and not the emptiness between them (J. W. Perram et al., doi:10.1080/00268978800101471).
 
 The sums are plain torch: differentiable in positions, cell and widths to any order, scriptable.
 Why not the Ewald sum of torch-pme here (it is the oracle in the tests): a charge equilibration
@@ -17,18 +19,27 @@ which is a quarter of what torch-pme's box of k-vectors holds.
 """
 
 import math
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple
 
 import torch
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.electrostatics.lattice import (
+    image_pairs,
+    lattice_points,
+    pair_vectors,
+    require_room,
+)
 from phicalc.electrostatics.padding import row_slots, to_rows
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
 
 SPLIT_WIDTH: float = 1.0
 """η | Å: width at which Ewald's method splits. It moves work between the sums, not the result."""
+
+DILUTE: float = 500.0
+"""V/√N | Å³ beyond which η is chosen by the cost of the sums; all condensed matter is below."""
 
 NEAR_RANGE: float = 5.05
 """Real-space terms are dropped beyond r = NEAR_RANGE·√(2(s_i² + s_j²)): erfc(5.05) = 9e-13."""
@@ -57,12 +68,13 @@ def coulomb_matrices(
     Raises
     ------
     UnsupportedError
-        A structure is periodic in one or two directions.
+        A structure is periodic in one or two directions, or too large.
     """
     cell, pbc, batch = graph[fields.CELL], graph[fields.PBC], graph[fields.BATCH]
     refuse_partial_pbc(pbc)
     num_structures = cell.shape[0]
     slots, size = row_slots(batch, num_structures)
+    require_room(8.0 * num_structures * size**2, "a matrix of all pairs", size)
     rows = to_rows(graph[fields.POSITIONS], slots, num_structures, size)
     spread = to_rows(widths, slots, num_structures, size)
     if not bool(pbc.any()):
@@ -106,7 +118,7 @@ def direct_matrix(positions: Tensor, widths: Tensor) -> Tensor:
 
 
 def ewald_matrix(
-    positions: Tensor, cell: Tensor, widths: Tensor, split_width: float = SPLIT_WIDTH
+    positions: Tensor, cell: Tensor, widths: Tensor, split_width: float = 0.0
 ) -> Tensor:
     """Interaction of the charges of one crystal with each other and all images, in units of k_e.
 
@@ -115,14 +127,16 @@ def ewald_matrix(
     positions, cell, widths
         (N, 3), (3, 3), (N,) | Å
     split_width
-        η | Å
+        η | Å; 0: the best one, see `best_split`
 
     Returns
     -------
     (N, N) | 1/Å
     """
-    terms = ewald_terms(positions, cell, widths, split_width)
     num_atoms = positions.shape[0]
+    if split_width == 0.0:
+        split_width = best_split(cell.detach(), num_atoms, float(widths.detach().max()))
+    terms = ewald_terms(positions, cell, widths, split_width)
     pairs = torch.zeros(num_atoms * num_atoms, dtype=widths.dtype, device=widths.device)
     pairs = pairs.index_add(0, terms.first * num_atoms + terms.second, terms.near)
     pairs = pairs.view(num_atoms, num_atoms)
@@ -146,7 +160,7 @@ def ewald_terms(
     positions: Tensor,
     cell: Tensor,
     widths: Tensor,
-    split_width: float = SPLIT_WIDTH,
+    split_width: float,
     near_range: float = NEAR_RANGE,
     wave_range: float = WAVE_RANGE,
 ) -> CoulombTerms:
@@ -162,7 +176,9 @@ def ewald_terms(
     volume = torch.linalg.det(cell).abs()
     smooth = widths.clamp(min=split_width)
     waves = structure_factors(positions, cell, smooth, wave_range / split_width)
-    i, j, distances = image_pairs(positions, cell, near_range * 2.0 * float(smooth.detach().max()))
+    pairs = image_pairs(positions, cell, near_range * 2.0 * float(smooth.detach().max()))
+    i, j = pairs.first, pairs.second
+    distances = torch.linalg.vector_norm(pair_vectors(pairs, positions, cell), dim=1)
     narrow = (2.0 * (widths[i] ** 2 + widths[j] ** 2)).rsqrt()
     wide = (2.0 * (smooth[i] ** 2 + smooth[j] ** 2)).rsqrt()
     near = (torch.erf(distances * narrow) - torch.erf(distances * wide)) / distances
@@ -170,6 +186,65 @@ def ewald_terms(
     # A charge is seen together with its background, in the short-ranged part too.
     background = (smooth**2 - widths**2) * (2.0 * math.pi / volume)
     return CoulombTerms(waves * (8.0 * math.pi / volume).sqrt(), i, j, near, own, background)
+
+
+def best_split(
+    cell: Tensor,
+    num_atoms: int,
+    largest_width: float,
+    split_width: float = SPLIT_WIDTH,
+    dilute: float = DILUTE,
+) -> float:
+    """η | Å: SPLIT_WIDTH for matter of ordinary density, and the cheapest for what is dilute.
+
+    Parameters
+    ----------
+    cell
+        (3, 3) | Å, without gradient
+    largest_width
+        σ | Å of the widest of the N charges
+    """
+    volume = float(torch.linalg.det(cell).abs())
+    if volume <= dilute * num_atoms**0.5:
+        return split_width
+    lengths = torch.linalg.vector_norm(cell, dim=1)
+    heights = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell), dim=0)
+    sides = [float(lengths[0]), float(lengths[1]), float(lengths[2])]
+    planes = [float(heights[0]), float(heights[1]), float(heights[2])]
+    least = sum_cost(sides, planes, volume, num_atoms, largest_width, split_width)
+    wider = math.sqrt(2.0) * split_width
+    cost = sum_cost(sides, planes, volume, num_atoms, largest_width, wider)
+    while cost < least:
+        split_width, least = wider, cost
+        wider = math.sqrt(2.0) * split_width
+        cost = sum_cost(sides, planes, volume, num_atoms, largest_width, wider)
+    return split_width
+
+
+def sum_cost(
+    lengths: List[float],
+    heights: List[float],
+    volume: float,
+    num_atoms: int,
+    largest_width: float,
+    split_width: float,
+    near_range: float = NEAR_RANGE,
+    wave_range: float = WAVE_RANGE,
+) -> float:
+    """About how many terms `ewald_terms` has; to look at an image costs a tenth of a term.
+
+    Parameters
+    ----------
+    lengths, heights
+        of the cell vectors, and distances of the planes that they lead to | Å
+    """
+    reach = near_range * 2.0 * max(largest_width, split_width)
+    images, waves = 1.0, 1.0
+    for axis in range(3):
+        images *= 2.0 * math.floor(reach / heights[axis] + 0.5) + 1.0
+        waves *= 2.0 * math.floor(lengths[axis] * wave_range / (split_width * 2.0 * math.pi)) + 1.0
+    within = 4.0 / 3.0 * math.pi * reach**3 / volume
+    return 0.5 * num_atoms * (num_atoms + 1) * (within + 0.1 * images) + num_atoms * waves
 
 
 def refuse_partial_pbc(pbc: Tensor) -> None:
@@ -194,6 +269,8 @@ def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_rang
     waves = torch.mm(orders, 2.0 * math.pi * torch.linalg.inv(cell).t())
     inside = (waves.detach() ** 2).sum(1) < wave_range**2
     waves = waves[inside]
+    num_atoms = positions.shape[0]
+    require_room(16.0 * waves.shape[0] * num_atoms, "the waves of its cell", num_atoms)
     square = (waves * waves).sum(1)[:, None]
     variance = (widths * widths)[None, :]
     if bool((widths == widths[0]).all()):
@@ -201,43 +278,3 @@ def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_rang
     amplitude = torch.exp(-0.5 * square * variance) * square.rsqrt()
     phase = torch.mm(waves, positions.t())
     return torch.cat([amplitude * torch.cos(phase), amplitude * torch.sin(phase)])
-
-
-def image_pairs(positions: Tensor, cell: Tensor, cutoff: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """Every pair of atoms and images closer than the cutoff, once; an atom pairs with its images.
-
-    Returns
-    -------
-    i (P,), j (P,), and distances (P,) | Å, differentiable in positions and cell
-    """
-    num_atoms = positions.shape[0]
-    inverse = torch.linalg.inv(cell.detach())
-    fractional = torch.mm(positions.detach(), inverse)
-    indices = torch.triu_indices(num_atoms, num_atoms, device=positions.device)
-    i, j = indices[0], indices[1]
-    between = fractional[j] - fractional[i]
-    nearest = -between.round()
-    start = torch.mm(between + nearest, cell.detach())
-    # Planes of the lattice are 1/|b| apart; the nearest image is at most half a cell away.
-    heights = 1.0 / torch.linalg.vector_norm(inverse, dim=0)
-    images = lattice_points((cutoff / heights + 0.5).floor(), positions)
-    steps = torch.mm(images, cell.detach())
-    # |start + step|² < cutoff², with few passes over what is the largest array of the sum
-    rest = cutoff**2 - (start * start).sum(1)
-    square = torch.addmm((steps * steps).sum(1)[None, :], start, steps.t(), alpha=2.0)
-    found = torch.nonzero(square < rest[:, None])
-    pair, image = found[:, 0], found[:, 1]
-    once = (i != j)[pair] | (image > images.shape[0] // 2)
-    pair, image = pair[once], image[once]
-    i, j = i[pair], j[pair]
-    vectors = positions[j] - positions[i] + torch.mm(nearest[pair] + images[image], cell)
-    return i, j, torch.linalg.vector_norm(vectors, dim=1)
-
-
-def lattice_points(reach: Tensor, like: Tensor) -> Tensor:
-    """All integer triples from −reach to reach (3,), the origin in the middle: (K, 3)."""
-    axes: List[Tensor] = []
-    for axis in range(3):
-        n = int(reach[axis])
-        axes.append(torch.arange(-n, n + 1, device=like.device))
-    return torch.cartesian_prod(axes[0], axes[1], axes[2]).to(like.dtype)

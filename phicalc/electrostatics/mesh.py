@@ -17,6 +17,9 @@ from typing import List, NamedTuple, Tuple
 import torch
 from torch import Tensor
 
+POINTS_PER_ATOM: int = 1000
+"""Most mesh points, ten times those of water: where there would be more, most are in a vacuum."""
+
 
 class MeshRule(NamedTuple):
     """What an accuracy ε comes to."""
@@ -37,6 +40,20 @@ def mesh_rule(accuracy: float, cutoff: float) -> MeshRule:
     order = math.ceil(1.0 - math.log10(accuracy))
     # The best β of scans over P and h/η, errors of forces against Ewald's sum.
     return MeshRule(split_width, ratio * split_width, order, order * (1.9 - 2.0 * (ratio - 0.78)))
+
+
+def affordable_spacing(
+    cell: Tensor, spacing: float, num_atoms: int, per_atom: int = POINTS_PER_ATOM
+) -> float:
+    """The spacing | Å wanted, or the next one whose mesh in this cell has not too many points.
+
+    It grows by powers of 2^¼, so that a cell that breathes keeps its spacing.
+    """
+    shape = mesh_shape(cell, spacing)
+    while shape[0] * shape[1] * shape[2] > per_atom * num_atoms:
+        spacing *= 2.0**0.25
+        shape = mesh_shape(cell, spacing)
+    return spacing
 
 
 class Mesh(NamedTuple):
@@ -68,8 +85,7 @@ def build_mesh(
     variances
         (C, C) | Å² | v: classes a and b interact by erf(r/√(2 v_ab))/r, without k = 0
     """
-    lengths = torch.linalg.vector_norm(cell, dim=1)
-    shape = [mesh_size(float(lengths[axis]), rule.spacing) for axis in range(3)]
+    shape = mesh_shape(cell, rule.spacing)
     inverse = torch.linalg.inv(cell)
     sizes = torch.tensor(shape, device=cell.device)
     first, axes, slopes = spreading_at(torch.mm(positions, inverse) * sizes, rule)
@@ -87,6 +103,12 @@ def build_mesh(
     )
     waves, kernel = wave_kernel(cell, inverse, shape, variances, rule)
     return Mesh(shape, inverse, points, spread, gather, axes, slopes, kernel, variances, waves)
+
+
+def mesh_shape(cell: Tensor, spacing: float) -> List[int]:
+    """Mesh points along each vector of a cell (3, 3) | Å, about so far | Å from each other."""
+    lengths = torch.linalg.vector_norm(cell, dim=1)
+    return [mesh_size(float(lengths[axis]), spacing) for axis in range(3)]
 
 
 def mesh_size(length: float, spacing: float) -> int:

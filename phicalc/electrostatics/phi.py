@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.electrostatics.charge_solvers import check_converged
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
@@ -19,7 +18,12 @@ from phicalc.electrostatics.laplacian import (
     node_sum,
     silence_sparse_notice,
 )
-from phicalc.electrostatics.poisson import PoissonSolve, solve_poisson
+from phicalc.electrostatics.poisson import (
+    DIRECT_LIMIT,
+    MAX_ITERATIONS,
+    PoissonSolve,
+    solve_poisson,
+)
 from phicalc.electrostatics.random_weights import DistanceWeights, RandomWeights
 
 
@@ -55,6 +59,8 @@ class PhiHead(nn.Module):
     ) -> None:
         super().__init__()
         silence_sparse_notice()
+        self.dense_limit = DIRECT_LIMIT
+        self.max_iterations = MAX_ITERATIONS
         self.weights: nn.Module = DistanceWeights(cutoff, sigma)
         if random_weights:
             self.weights = RandomWeights(cutoff, elements, seed)
@@ -83,6 +89,10 @@ class PhiHead(nn.Module):
             (N,) | position of each atom's element in ``elements``
         graph
             needs EDGE_INDEX, EDGE_VECTORS, BATCH; may hold BASIS and POTENTIAL_GUESS
+
+        Raises
+        ------
+        ConvergenceError
         """
         edge_index = graph[fields.EDGE_INDEX]
         distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
@@ -96,7 +106,9 @@ class PhiHead(nn.Module):
         residual = 0.0
         if self.training and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             batch = graph[fields.BATCH]
-            potential = PoissonSolve.apply(weights, mu, mu * source, edge_index, batch)
+            potential = PoissonSolve.apply(
+                weights, mu, mu * source, edge_index, batch, self.dense_limit, self.max_iterations
+            )
         else:
             potential, iterations, residual = solve_poisson(
                 weights.detach(),
@@ -106,6 +118,8 @@ class PhiHead(nn.Module):
                 graph[fields.BATCH],
                 graph.get(fields.BASIS),
                 graph.get(fields.POTENTIAL_GUESS),
+                direct_limit=self.dense_limit,
+                max_iterations=self.max_iterations,
             )
         flow = edge_difference(potential, edge_index)
         edge_energy = 0.25 * node_sum(weights * flow**2, edge_index, potential.shape[0])
@@ -145,15 +159,16 @@ class PhiHead(nn.Module):
         """
         edge_index = graph[fields.EDGE_INDEX]
         weights, mu = result[fields.LAPLACIAN_WEIGHTS], result[fields.SCREENING]
-        adjoint, _, left = solve_poisson(
+        adjoint = solve_poisson(
             weights.detach(),
             edge_index,
             mu[0].detach(),
             apply_laplacian(weights.detach(), edge_index, gradient),
             graph[fields.BATCH],
             graph.get(fields.BASIS),
-        )
-        check_converged(left)
+            direct_limit=self.dense_limit,
+            max_iterations=self.max_iterations,
+        )[0]
         potential = result[fields.POTENTIAL]
         residual = apply_laplacian(weights, edge_index, potential)
         residual = residual + mu * (potential - result[fields.SOURCE])

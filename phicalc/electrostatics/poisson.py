@@ -6,11 +6,13 @@ of L, Jacobi on the rest. A stale basis or a poor starting vector costs iteratio
 accuracy. Training differentiates the solve implicitly: the backward of a solve is a solve.
 """
 
+import math
 from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from phicalc.electrostatics.charge_solvers import check_converged
 from phicalc.electrostatics.laplacian import (
     adjacency_matrix,
     edge_difference,
@@ -26,7 +28,7 @@ DIRECT_LIMIT: int = 256
 """Structures up to this many atoms are solved by Cholesky: measured faster than any iteration."""
 
 MAX_ITERATIONS: int = 2000
-"""Where the iteration gives up and reports the residual it has."""
+"""Where the iteration gives up."""
 
 
 def largest_structure(batch: Tensor) -> int:
@@ -43,7 +45,10 @@ def solve_direct(
     matrices = laplacian_rows(weights, edge_index, slots, num, size)
     matrices.diagonal(0, 1, 2).add_(mu)
     right = to_rows(b, slots, num, size)[:, :, None]
-    return from_rows(torch.cholesky_solve(right, torch.linalg.cholesky(matrices)), slots)
+    factors, failures = torch.linalg.cholesky_ex(matrices)
+    if bool((failures != 0).any()):  # L + μ is positive definite, but for NaN
+        check_converged(math.nan)
+    return from_rows(torch.cholesky_solve(right, factors), slots)
 
 
 def solve_iterative(
@@ -133,14 +138,23 @@ def solve_poisson(
     guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     direct_limit: int = DIRECT_LIMIT,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> Tuple[Tensor, int, float]:
     """φ = (L + μ)⁻¹ b without gradient: directly if small, else by conjugate gradients.
 
     Returns φ (N,), the number of iterations (0: direct) and the relative residual.
+
+    Raises
+    ------
+    ConvergenceError
     """
     if largest_structure(batch) <= direct_limit:
         return solve_direct(weights, edge_index, mu, b, batch), 0, 0.0
-    return solve_iterative(weights, edge_index, mu, b, basis, guess, tolerance)
+    potential, iterations, residual = solve_iterative(
+        weights, edge_index, mu, b, basis, guess, tolerance, max_iterations
+    )
+    check_converged(residual)
+    return potential, iterations, residual
 
 
 class PoissonSolve(torch.autograd.Function):
@@ -148,21 +162,38 @@ class PoissonSolve(torch.autograd.Function):
 
     With λ = (L + μ)⁻¹ ∂ℓ/∂φ the gradients are ∂ℓ/∂b = λ, ∂ℓ/∂μ = −λᵀφ and, per directed edge,
     ∂ℓ/∂w_e = −λ_i (φ_i − φ_j). They hold for weights that are equal in both directions of a pair.
+    Raises ConvergenceError, forwards and backwards.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, weights: Tensor, mu: Tensor, b: Tensor, edge_index: Tensor, batch: Tensor
+        ctx: Any,
+        weights: Tensor,
+        mu: Tensor,
+        b: Tensor,
+        edge_index: Tensor,
+        batch: Tensor,
+        direct_limit: int = DIRECT_LIMIT,
+        max_iterations: int = MAX_ITERATIONS,
     ) -> Tensor:
-        solution, _, _ = solve_poisson(weights, edge_index, mu, b, batch)
+        ctx.limits = direct_limit, max_iterations
+        solution, _, _ = solve_poisson(
+            weights,
+            edge_index,
+            mu,
+            b,
+            batch,
+            direct_limit=direct_limit,
+            max_iterations=max_iterations,
+        )
         ctx.save_for_backward(weights, mu, solution, edge_index, batch)
         return solution
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tuple[Optional[Tensor], ...]:
         weights, mu, solution, edge_index, batch = ctx.saved_tensors
-        adjoint = PoissonSolve.apply(weights, mu, grad, edge_index, batch)
+        adjoint = PoissonSolve.apply(weights, mu, grad, edge_index, batch, *ctx.limits)
         flow = edge_difference(solution, edge_index)
         grad_weights = -adjoint.index_select(0, edge_index[1]) * flow
         grad_mu = -(adjoint * solution).sum()
-        return grad_weights, grad_mu, adjoint, None, None
+        return grad_weights, grad_mu, adjoint, None, None, None, None

@@ -24,7 +24,7 @@ from phicalc.electrostatics.charge_operator import (
 )
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
-    check_converged,
+    MAX_ITERATIONS,
     equilibrate_iteratively,
     screening_mesh,
     solver_tolerance,
@@ -96,6 +96,7 @@ class QEqHead(nn.Module):
         silence_sparse_notice()
         self.needs_positions = True
         self.dense_limit = DENSE_LIMIT
+        self.max_iterations = MAX_ITERATIONS
         self.cutoff = cutoff
         self.accuracy = accuracy
         self.tolerance = 0.0
@@ -122,6 +123,7 @@ class QEqHead(nn.Module):
         ------
         UnsupportedError
             A field on a periodic structure.
+        ConvergenceError
         """
         chi = self.electronegativity(features, species_index)
         outside = field_potential(graph)
@@ -146,8 +148,8 @@ class QEqHead(nn.Module):
                 screening_mesh(graph, diagonal, operator.constant),
                 graph.get(fields.CHARGE_GUESS),
                 solver_tolerance(self.tolerance, features[0]),
+                self.max_iterations,
             )
-            check_converged(residual)
             own = charges * (chi + 0.5 * hardness * charges)
             energies = own + coulomb_energies(operator, charges, graph)
         device = charges.device
@@ -195,7 +197,7 @@ class QEqHead(nn.Module):
         else:
             operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
             diagonal = hardness.detach() + operator.diagonal
-            adjoint, _, residual = equilibrate_iteratively(
+            adjoint = equilibrate_iteratively(
                 -gradient,
                 hardness.detach(),
                 operator,
@@ -203,8 +205,8 @@ class QEqHead(nn.Module):
                 screening_mesh(graph, diagonal, operator.constant),
                 None,
                 solver_tolerance(self.tolerance, features[0]),
-            )
-            check_converged(residual)
+                self.max_iterations,
+            )[0]
             coupling = coulomb_coupling(operator, adjoint, charges, graph)
             energies = -adjoint * (chi + hardness * charges) - coupling / charges.shape[0]
         return energies
@@ -230,20 +232,28 @@ class QEqHead(nn.Module):
         operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
         diagonal = hardness.detach() + operator.diagonal
         screening = screening_mesh(graph, diagonal, operator.constant)
-        charges, _, residual = equilibrate_iteratively(
-            chi.detach(), hardness.detach(), operator, total_charge, screening
-        )
-        check_converged(residual)
+        charges = equilibrate_iteratively(
+            chi.detach(),
+            hardness.detach(),
+            operator,
+            total_charge,
+            screening,
+            max_iterations=self.max_iterations,
+        )[0]
         potential = chi + hardness * charges
         mixed: List[Tensor] = []
         changes: List[Tensor] = []
         for axis in range(3):
             along = positions[:, axis]
             none = torch.zeros_like(total_charge)
-            change, _, residual = equilibrate_iteratively(
-                -along.detach(), hardness.detach(), operator, none, screening
-            )
-            check_converged(residual)
+            change = equilibrate_iteratively(
+                -along.detach(),
+                hardness.detach(),
+                operator,
+                none,
+                screening,
+                max_iterations=self.max_iterations,
+            )[0]
             coupling = coulomb_coupling(operator, change, charges, graph)
             mixed.append((change * potential).sum() + coupling - (charges * along).sum())
             changes.append(change)

@@ -51,7 +51,7 @@ from phicalc.electrostatics.charge_operator import (
 )
 from phicalc.electrostatics.charge_solvers import (
     DENSE_LIMIT,
-    check_converged,
+    MAX_ITERATIONS,
     flow_iteratively,
     solver_tolerance,
 )
@@ -112,6 +112,7 @@ class SplitChargeHead(nn.Module):
         silence_sparse_notice()
         self.needs_positions = coulomb
         self.dense_limit = DENSE_LIMIT
+        self.max_iterations = MAX_ITERATIONS
         self.accuracy = accuracy
         self.tolerance = 0.0
         self.cutoff = cutoff
@@ -147,6 +148,7 @@ class SplitChargeHead(nn.Module):
         ------
         UnsupportedError
             A field on a periodic structure whose base charges depend on the features.
+        ConvergenceError
         """
         parameters = self.flow_parameters(features, species_index, graph)
         weights, hardness, base = parameters.weights, parameters.hardness, parameters.base
@@ -161,7 +163,7 @@ class SplitChargeHead(nn.Module):
             operator = self.operator(species_index, graph)
             tolerance = solver_tolerance(self.tolerance, features[0])
             potential, flow, iterations, residual = solve_flow_iteratively(
-                parameters, operator, graph, tolerance
+                parameters, operator, graph, tolerance, self.max_iterations
             )
             interaction = torch.zeros_like(flow)
             if operator is not None:
@@ -232,7 +234,7 @@ class SplitChargeHead(nn.Module):
             coupling = adjoint_flow * multiply_rows(matrices, charges, slots)
         else:
             operator = self.operator(species_index, graph)
-            adjoint, _, residual = flow_iteratively(
+            adjoint = flow_iteratively(
                 gradient,
                 fixed.weights,
                 edge_index,
@@ -240,8 +242,8 @@ class SplitChargeHead(nn.Module):
                 operator,
                 None,
                 solver_tolerance(self.tolerance, features[0]),
-            )
-            check_converged(residual)
+                self.max_iterations,
+            )[0]
             adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
             coupling = torch.zeros_like(flow)
             if operator is not None:
@@ -266,7 +268,8 @@ class SplitChargeHead(nn.Module):
         """
         self.base_charges.require_constant(species_index, graph)
         parameters = self.flow_parameters(features, species_index, graph)
-        return flow_response(parameters, self.operator(species_index, graph), graph)
+        operator = self.operator(species_index, graph)
+        return flow_response(parameters, operator, graph, self.max_iterations)
 
     def flow_parameters(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

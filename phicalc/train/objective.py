@@ -1,18 +1,29 @@
 """What a step lowers and a validation measures: the loss of a model on labelled graphs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
-from phicalc.errors import ConfigError
+from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.geometric import Data
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
 from phicalc.train.losses import joint_loss, residuals, summed_losses
 from phicalc.train.metrics import ErrorSums, Evaluation, batches
+
+
+@contextmanager
+def _naming(use: str, numbers: Sequence[int]) -> Iterator[None]:
+    """Say with which structures a solve did not converge."""
+    try:
+        yield
+    except ConvergenceError as error:
+        shown = f"{use} structures {list(numbers)} (counted from 0)"
+        raise ConvergenceError(f"{shown}: {error}") from None
 
 
 class Objective:
@@ -47,6 +58,11 @@ class Objective:
         -------
         float
             The loss of the joint batch, the same number in every process.
+
+        Raises
+        ------
+        ConvergenceError
+            A potential did not converge; names the structures.
         """
         self.model.train()
         self.model.zero_grad(set_to_none=True)
@@ -55,30 +71,40 @@ class Objective:
         if own:
             graph = graph_dict(collate([graphs[i] for i in own]).to(self.processes.device))
             atoms = sum(graphs[i][fields.SPECIES].shape[0] for i in batch)
-            sums, _, prediction = self._losses(graph)
-            loss = joint_loss(sums, self.config, len(batch), atoms)
-            if fields.AUXILIARY_LOSS in prediction:
-                asked = prediction[fields.AUXILIARY_LOSS].sum() / len(batch)
-                loss = loss + self.config.auxiliary * asked
-            loss.backward()
+            with _naming("training", sorted(own)):
+                sums, _, prediction = self._losses(graph)
+                loss = joint_loss(sums, self.config, len(batch), atoms)
+                if fields.AUXILIARY_LOSS in prediction:
+                    asked = prediction[fields.AUXILIARY_LOSS].sum() / len(batch)
+                    loss = loss + self.config.auxiliary * asked
+                loss.backward()
         return self.processes.sum_gradients(self.model, loss)
 
     def evaluate(self, graphs: Sequence[Data], batch_size: int) -> tuple[float, Evaluation]:
         """Loss and errors on a set of structures, the same in every process.
 
-        Large structures share batches, unlike in ``phicalc eval``: direct solves, as in training,
-        cannot fail to converge and end a run.
+        Large structures share batches, unlike in ``phicalc eval``: charges are solved directly, as
+        in training, which cannot fail to converge and end a run.
+
+        Raises
+        ------
+        ConvergenceError
+            A potential did not converge; names the structures.
         """
         device = self.processes.device
-        own = [graphs[i] for i in self.processes.share(range(len(graphs)))]
+        numbers = self.processes.share(range(len(graphs)))
+        own = [graphs[i] for i in numbers]
         errors = ErrorSums(device)
         totals: dict[str, Tensor] = {
             name: torch.zeros((), dtype=torch.float64, device=device)
             for name in self.config.properties
         }
         self.model.eval()
-        for graph, _ in batches(own, batch_size, device):
-            sums, differences, _ = self._losses(graph)
+        done = 0
+        for graph, count in batches(own, batch_size, device):
+            with _naming("validation", numbers[done : done + count]):
+                sums, differences, _ = self._losses(graph)
+            done += count
             errors.add({name: r.detach() for name, r in differences.items()}, graph)
             for name, value in sums.items():
                 totals[name] += value.detach()

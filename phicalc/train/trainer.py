@@ -89,7 +89,7 @@ def train(
     DataError
         If the data is unusable.
     ConvergenceError
-        If the loss is not a number; ``last.pt`` is left as it was.
+        If the loss is not a number or a solve does not converge; ``last.pt`` is left as it was.
     """
     last = config.output / "last.pt"
     if resume and not last.exists():
@@ -193,11 +193,14 @@ class Trainer:
         Raises
         ------
         ConvergenceError
-            If loss or gradient is not finite; names the structures of the batch.
+            If loss or gradient is not finite, or a solve did not converge; names the structures.
         """
         position, optimizer = self.position, self.state.optimizer
         batch = self.batch(position.epoch, position.batch)
-        loss = self.objective.gradients(self.data.train, batch)
+        try:
+            loss = self.objective.gradients(self.data.train, batch)
+        except ConvergenceError as error:
+            raise self._unsolved(error, "skip_train") from None
         norm = self._clip_gradients()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ConvergenceError(
@@ -217,6 +220,13 @@ class Trainer:
         position.gradient_norm = norm
         self.logs.stepped(position.step, loss, rate)
         return loss
+
+    def _unsolved(self, error: ConvergenceError, skip: str) -> ConvergenceError:
+        """The error of a solve, with what to do about it."""
+        return ConvergenceError(
+            f"step {self.position.step}: {error}; lower optimizer.learning_rate and resume, or "
+            f"leave the structure out by data.{skip}; {self.config.output / 'last.pt'} is as it was"
+        )
 
     def batch(self, epoch: int, number: int) -> list[int]:
         """Indices of a joint batch; the order depends on the seed and the epoch alone."""
@@ -238,8 +248,11 @@ class Trainer:
     def validate(self) -> Record:
         """Validate the averaged weights, report, and keep them if they are the best so far."""
         position, config = self.position, self.config
-        with self.state.average.applied():
-            loss, evaluation = self.objective.evaluate(self.data.valid, config.valid_batch_size)
+        try:
+            with self.state.average.applied():
+                loss, evaluation = self.objective.evaluate(self.data.valid, config.valid_batch_size)
+        except ConvergenceError as error:
+            raise self._unsolved(error, "skip_valid") from None
         record = Record(
             step=position.step,
             epoch=position.epoch,

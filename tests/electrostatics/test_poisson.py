@@ -110,7 +110,7 @@ def test_scripted_solver_is_the_same():
 def test_derivatives_to_second_order(limit, monkeypatch):
     """gradcheck and gradgradcheck in weights (tied over the two directions), μ and b."""
 
-    def tight(weights, edge_index, mu, b, batch):
+    def tight(weights, edge_index, mu, b, batch, **_):
         return solve_poisson(weights, edge_index, mu, b, batch, tolerance=1e-14, direct_limit=limit)
 
     monkeypatch.setattr(poisson, "solve_poisson", tight)
