@@ -17,10 +17,9 @@ from phicalc.checks import (
     check_field,
     check_finite,
     check_total_charge,
-    external_field,
-    total_charge,
 )
 from phicalc.committee import Consensus, consensus
+from phicalc.conditions import external_field, name_spins, total_charge
 from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
@@ -212,6 +211,8 @@ class PhiCalculator(Calculator):
             # same bits as one that went on
             self._evaluator.forget()
         charge, field = self._total_charge(self.atoms), self._field(self.atoms)
+        if "numbers" in system_changes:
+            name_spins([self.atoms], [charge])
         if field.any():
             refuse_field(self.models, self.atoms, charge)
         evaluations = self._evaluator(self.atoms, charge, field)
@@ -219,10 +220,10 @@ class PhiCalculator(Calculator):
         self._conditions = (charge, field)
 
     def _field(self, atoms: Atoms) -> Array:
-        return external_field(atoms.info, self.field)
+        return external_field(atoms, self.field)
 
     def _total_charge(self, atoms: Atoms) -> float:
-        return total_charge(atoms.info, self.charge, atoms.numbers)
+        return total_charge(atoms, self.charge)
 
     def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
         """Means over the committee into ``results``, spreads into attributes."""

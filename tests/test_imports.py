@@ -13,7 +13,7 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["checks", "allocator", "device", "files", "signals"]
+CHECKS = ["checks", "conditions", "allocator", "device", "files", "signals"]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -23,6 +23,7 @@ ROOMS = {
     "units": [],
     "envelope": [],
     "checks": GROUND,
+    "conditions": ["checks", *GROUND],
     "allocator": GROUND,
     "device": GROUND,
     "files": GROUND,
