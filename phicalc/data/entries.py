@@ -86,33 +86,33 @@ def unit_problem(key: str, value: Any) -> Iterator[Problem]:
         yield Problem(f"{key}={value}", "convert to eV, Å and e, and leave the key out")
 
 
-def check_motion(atoms: Atoms, velocities: bool = True) -> None:
-    """Masses, velocities and fixed atoms of a structure stand where a simulation finds them.
+def check_columns(atoms: Atoms, *wanted: str) -> None:
+    """What a simulation uses of a structure stands where it finds it.
 
     Parameters
     ----------
-    velocities
-        Whether they are used.
+    wanted
+        Some of masses, momenta and move_mask.
 
     Raises
     ------
     DataError
-        They stand only under names that nothing reads.
+        It stands only under a name that nothing reads.
     """
     for key, column in atoms.arrays.items():
         kind = kind_of(key)
-        if kind == "masses" and column.ndim == 1 and column.dtype.kind in "fi":
-            lost = not np.allclose(column, atoms.get_masses(), atol=0.02)
-        elif kind == "momenta":
-            lost = velocities and column.shape == (len(atoms), 3) and not atoms.has("momenta")
-        elif kind == "move_mask" and column.dtype.kind in "fib":
-            lost = not atoms.constraints and bool(np.ptp(column.astype(float)))
-        else:
+        if kind not in wanted or column.dtype.kind not in "fib":
             continue
+        if kind == "masses":
+            lost = column.ndim == 1 and not np.allclose(column, atoms.get_masses(), atol=0.02)
+        elif kind == "momenta":
+            lost = column.shape == (len(atoms), 3) and not atoms.has("momenta")
+        else:
+            lost = not atoms.constraints and bool(np.ptp(column.astype(float)))
         if lost:
             raise DataError(
                 f"expected no column that would be left out, got {key}; make it {kind} "
-                f"({_OWN_COLUMNS[kind]}), or remove it"
+                f"({_OWN_COLUMNS[str(kind)]}), or remove it"
             )
 
 
@@ -140,10 +140,10 @@ def _cell(key: str, value: Any, atoms: Atoms) -> Iterator[Problem]:
         }[stated.size]
         if any(np.allclose(stated, one, rtol=1e-4, atol=1e-3) for one in known):
             return
-        yield Problem(f"a second cell as {key}={stated.tolist()}", "leave the one that is meant")
+        yield Problem(f"a second cell as {key}=", "leave the one that is meant")
     else:
         yield Problem(
-            f"a cell as {key}={stated.tolist()}",
+            f"a cell as {key}=",
             'write it as Lattice="ax ay az bx by bz cx cy cz", in Å',
         )
 

@@ -67,7 +67,7 @@ def _header_problems(header: str, parsed: dict[str, Any]) -> Iterator[Problem]:
         found = _WORDED_CELL.search(bare)
         if found:
             yield Problem(
-                f'a cell in words ("{found.group().strip()}")',
+                f'a cell in words ("{found.group().split()[0]} …")',
                 'write it as Lattice="ax ay az bx by bz cx cy cz", in Å',
             )
     if "Properties" in parsed:

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers
+from ase.db import connect
 from ase.io.formats import open_with_compression
 
-from phicalc.data.entries import Problem
+from phicalc.conditions import kind_of, plain
+from phicalc.data.entries import LENGTHS, Problem, unit_of, unit_problem
 
 _CHARGES = {
     "gaussian-in": r"^[ \t]*([-+]?\d+)[ \t,]+\d+[ \t]*$",
@@ -50,6 +52,9 @@ def complete(path: Path, form: str, frames: Sequence[Atoms]) -> Iterator[Problem
     if form in ("lammps-data", "lammps-dump-text", "gromacs"):
         yield from _guessed_elements(path, form, frames[0])
         return
+    if form in ("db", "json"):
+        yield from _database_rows(path, form, frames)
+        return
     if form not in _CHARGES.keys() | _FIELDS.keys() | {"mol", "sdf", "proteindatabank"}:
         return
     with open_with_compression(str(path), "r") as file:
@@ -65,6 +70,23 @@ def complete(path: Path, form: str, frames: Sequence[Atoms]) -> Iterator[Problem
             _set_charge(atoms, float(found[0]) if found else 0.0)
     if form in _FIELDS and re.search(_FIELDS[form], text):
         yield Problem("an electric field", 'convert to extxyz with external_field="x y z", in V/Å')
+
+
+def _database_rows(path: Path, form: str, frames: Sequence[Atoms]) -> Iterator[Problem]:
+    """What rows of ASE's databases say besides the structure goes where extended XYZ has it."""
+    with connect(path, type=form, serial=True) as database:
+        units = database.metadata
+        for atoms, row in zip(frames, database.select(), strict=True):
+            stated = {**row.data, **row.key_value_pairs}
+            for key, value in stated.items():
+                place = atoms.arrays if key in ("forces", "charges") else atoms.info
+                place.setdefault(key, value)
+    for key, value in units.items():
+        if kind_of(key) == "unit" and unit_of(key) in LENGTHS:
+            yield from unit_problem(key, value)
+        elif isinstance(value, dict) and "unit" in plain(key):  # {"energy": "Hartree"}, SchNetPack
+            for atoms in frames:
+                atoms.info |= {f"{name}_unit": unit for name, unit in value.items()}
 
 
 def _set_charge(atoms: Atoms, charge: float) -> None:
