@@ -7,7 +7,7 @@ as the result would be that of another system. (Total charge, field and spin:
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from phicalc.errors import DataError
 
 Array = NDArray[np.float64]
 
-LENGTHS = ("", "length", "position", "pos", "distance", "coord", "cell", "lattice", "space")
+LENGTHS = ("", "length", "position", "pos", "distance", "coord", "coordinate", "cell", "lattice")
 """What a name ending in "unit" or "units" may begin with to mean the unit of all lengths."""
 
 _OWN_UNIT = re.compile("ase|metal|ev((per)?atom)?|(ev|e)?(/|per)?(angs?|angstr(o|ö)ms?|a|å)[23]?|e")
@@ -64,7 +64,7 @@ def entry_problems(atoms: Atoms) -> Iterator[Problem]:
             yield from _pbc(str(key), value, atoms)
         elif kind == "columns":
             yield Problem(f"{key}= in place of Properties=", "write it as Properties")
-        elif kind == "unit" and unit_of(key) in LENGTHS:
+        elif is_unit_of(key, LENGTHS):
             yield from unit_problem(str(key), value)
         elif kind == "occupancy":
             yield from _site_occupancies(value)
@@ -75,9 +75,12 @@ def entry_problems(atoms: Atoms) -> Iterator[Problem]:
                 yield Problem(f"{partly} atoms of an occupancy other than 1", _ORDERED)
 
 
-def unit_of(key: object) -> str:
-    """What a key such as "energy_units" gives the unit of."""
-    return plain(key).removesuffix("s").removesuffix("unit").rstrip("s")
+def is_unit_of(key: object, names: Collection[str]) -> bool:
+    """Whether a key such as "energy_units" gives the unit of one of these quantities."""
+    if kind_of(key) != "unit":
+        return False
+    quantity = plain(key).removesuffix("s").removesuffix("unit")
+    return bool({quantity, quantity.removesuffix("s"), f"{quantity}s"} & set(names))
 
 
 def unit_problem(key: str, value: Any) -> Iterator[Problem]:

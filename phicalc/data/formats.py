@@ -14,8 +14,8 @@ from ase.data import atomic_numbers
 from ase.db import connect
 from ase.io.formats import open_with_compression
 
-from phicalc.conditions import kind_of, plain
-from phicalc.data.entries import LENGTHS, Problem, unit_of, unit_problem
+from phicalc.conditions import plain
+from phicalc.data.entries import LENGTHS, Problem, is_unit_of, unit_problem
 
 _CHARGES = {
     "gaussian-in": r"^[ \t]*([-+]?\d+)[ \t,]+\d+[ \t]*$",
@@ -82,7 +82,7 @@ def _database_rows(path: Path, form: str, frames: Sequence[Atoms]) -> Iterator[P
                 place = atoms.arrays if key in ("forces", "charges") else atoms.info
                 place.setdefault(key, value)
     for key, value in units.items():
-        if kind_of(key) == "unit" and unit_of(key) in LENGTHS:
+        if is_unit_of(key, LENGTHS):
             yield from unit_problem(key, value)
         elif isinstance(value, dict) and "unit" in plain(key):  # {"energy": "Hartree"}, SchNetPack
             for atoms in frames:

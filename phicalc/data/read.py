@@ -12,8 +12,8 @@ from ase.io.formats import UnknownFileTypeError, filetype
 from numpy.typing import NDArray
 
 from phicalc.checks import list_frames
-from phicalc.conditions import external_field, kind_of, name_spins, total_charge
-from phicalc.data.entries import entry_problems, refuse, unit_of, unit_problem
+from phicalc.conditions import external_field, name_spins, total_charge
+from phicalc.data.entries import entry_problems, is_unit_of, refuse, unit_problem
 from phicalc.data.extxyz import read_extxyz
 from phicalc.data.formats import complete
 from phicalc.data.names import similar
@@ -258,7 +258,7 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
         else:
             yield from absurd(name, value, atoms, max_force)
     for key, value in atoms.info.items():
-        if kind_of(key) == "unit" and any(unit_of(key) in (n, n.rstrip("s")) for n in needed):
+        if is_unit_of(key, needed):
             yield from (f"{what} ({mend})" for what, mend in unit_problem(str(key), value))
 
 
