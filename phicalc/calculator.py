@@ -51,9 +51,11 @@ class PhiCalculator(Calculator):
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
-    request: changing them invalidates earlier results, and ``atoms.info`` is never written. In a
-    field f the energy is E − f·PV, P·V the dipole about the origin or the polarisation times the
-    volume, of the positions as given; stress is its derivative at this f.
+    request: changing them invalidates earlier results, and ``atoms.info`` is never written. A
+    charge or field that stands only under another name is refused, a spin is named in a warning
+    (:mod:`phicalc.conditions`). In a field f the energy is E − f·PV, P·V the dipole about the
+    origin or the polarisation times the volume, of the positions as given; stress is its
+    derivative at this f.
 
     On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
     the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed.

@@ -82,7 +82,9 @@ def total_charge(atoms: Atoms, default: float | None = None) -> float:
     if stated is None:
         _refuse_other_charges(info, used, "info")
         # what a structure that was read has kept of the program that computed it
-        _refuse_other_charges(getattr(atoms.calc, "parameters", {}), used, "calc.parameters")
+        _refuse_other_charges(
+            getattr(atoms.calc, "parameters", None) or {}, used, "calc.parameters"
+        )
         if default is None:
             _refuse_initial_charges(atoms)
     return used
@@ -166,7 +168,7 @@ def name_spins(frames: Sequence[Atoms], charges: Sequence[float], labelled: bool
 def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     """What states a spin other than the lowest, as in 'info["spin"] = 3'; None: nothing."""
     odd = round(float(atoms.numbers.sum()) - charge) % 2
-    results = getattr(atoms.calc, "results", {})
+    results = getattr(atoms.calc, "results", None) or {}
     stated = {f'info["{key}"]': (kind_of(key), value) for key, value in atoms.info.items()}
     stated["magmom"] = ("unpaired electrons", results.get("magmom"))
     for key, (kind, value) in stated.items():

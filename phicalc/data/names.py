@@ -35,7 +35,7 @@ def similar(atoms: Atoms, name: str) -> str:
     name
         Of the label.
     """
-    results = getattr(atoms.calc, "results", {})
+    results = getattr(atoms.calc, "results", None) or {}
     entries = {**atoms.info, **atoms.arrays, **results}
     keys = [
         str(key)
