@@ -17,10 +17,9 @@ from phicalc.checks import (
     check_field,
     check_finite,
     check_total_charge,
-    external_field,
-    total_charge,
 )
 from phicalc.committee import Consensus, consensus
+from phicalc.conditions import external_field, name_spins, total_charge
 from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
@@ -54,9 +53,11 @@ class PhiCalculator(OneThreadCalculator):
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
-    request: changing them invalidates earlier results, and ``atoms.info`` is never written. In a
-    field f the energy is E − f·PV, P·V the dipole about the origin or the polarisation times the
-    volume, of the positions as given; stress is its derivative at this f.
+    request: changing them invalidates earlier results, and ``atoms.info`` is never written. A
+    charge or field that stands only under another name is refused, a spin is named in a warning
+    (:mod:`phicalc.conditions`). In a field f the energy is E − f·PV, P·V the dipole about the
+    origin or the polarisation times the volume, of the positions as given; stress is its
+    derivative at this f.
 
     On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
     the whole process (:mod:`phicalc.allocator`); nothing else of the process is changed. Of torch's
@@ -228,6 +229,8 @@ class PhiCalculator(OneThreadCalculator):
             # same bits as one that went on
             self._evaluator.forget()
         charge, field = self._total_charge(self.atoms), self._field(self.atoms)
+        if "numbers" in system_changes:
+            name_spins([self.atoms], [charge])
         if field.any():
             refuse_field(self.models, self.atoms, charge)
         evaluations = self._evaluator(self.atoms, charge, field)
@@ -235,10 +238,10 @@ class PhiCalculator(OneThreadCalculator):
         self._conditions = (charge, field)
 
     def _field(self, atoms: Atoms) -> Array:
-        return external_field(atoms.info, self.field)
+        return external_field(atoms, self.field)
 
     def _total_charge(self, atoms: Atoms) -> float:
-        return total_charge(atoms.info, self.charge, atoms.numbers)
+        return total_charge(atoms, self.charge)
 
     def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
         """Means over the committee into ``results``, spreads into attributes."""

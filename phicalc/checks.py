@@ -30,7 +30,7 @@ MAXIMUM_DENSITY = 10.0
 MAXIMUM_COORDINATE = 1e10
 """Å; beyond it float64 resolves no distances between atoms."""
 
-_LISTED = 5
+_LISTED, _LISTED_FRAMES = 5, 10
 
 
 def check_positions(positions: NDArray[np.float64]) -> None:
@@ -327,7 +327,7 @@ def check_structure(
     species, positions, cell, pbc
         (N,), (N, 3) in Å, (3, 3) in Å and (3,), as in the functions above.
     elements
-        Atomic numbers that the model knows; None: any.
+        Atomic numbers that the model knows; None: any element.
 
     Raises
     ------
@@ -345,11 +345,24 @@ def check_structure(
     check_cell(np.asarray(cell, dtype=np.float64), np.asarray(pbc, dtype=bool))
     if elements is not None:
         check_species(species_array, elements)
+    elif species_array.min() < 1:
+        bad = np.flatnonzero(species_array < 1)
+        raise StructureError(
+            f"expected chemical elements, got X (no element) for {_atoms(bad)}; name their "
+            "elements, or remove these atoms"
+        )
 
 
 def frames_of(numbers: Sequence[int]) -> str:
     """Structures that follow one another, as messages name them: "frame 3", "frames 3 to 10"."""
     return f"frame {numbers[0]}" if len(numbers) == 1 else f"frames {numbers[0]} to {numbers[-1]}"
+
+
+def list_frames(numbers: Sequence[int]) -> str:
+    """Any structures, as messages name them: "frame 3", "frames 3, 7, 8 and 12 more"."""
+    shown = ", ".join(str(number) for number in numbers[:_LISTED_FRAMES])
+    more = len(numbers) - _LISTED_FRAMES
+    return f"frame{'s' if len(numbers) > 1 else ''} {shown}{f' and {more} more' * (more > 0)}"
 
 
 def _atoms(indices: NDArray[np.int64]) -> str:

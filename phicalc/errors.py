@@ -60,6 +60,10 @@ class SimulationError(PhicalcError):
     exit_status = 4
 
 
+class UnusedWarning(UserWarning):
+    """Something stated about a structure that no model here uses, such as its spin."""
+
+
 def status_of_signal(name: str) -> int:
     """Exit status of a command that a signal such as "SIGINT" stopped, as shells count it."""
     return 128 + Signals[name].value

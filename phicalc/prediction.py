@@ -23,10 +23,9 @@ from phicalc.checks import (
     check_separation,
     check_structure,
     check_support,
-    external_field,
     frames_of,
-    total_charge,
 )
+from phicalc.conditions import external_field, name_spins, total_charge
 from phicalc.data.graph import collate, graph_dict, grouped, to_graph
 from phicalc.data.read import Labels, read_structures
 from phicalc.device import resolve_device
@@ -233,16 +232,14 @@ def _checked(
         try:
             cell, pbc = atoms.cell.array, atoms.pbc
             check_structure(atoms.numbers, atoms.positions, cell, pbc, known.elements)
-            own = _Conditions(
-                total_charge(atoms.info, charge, atoms.numbers),
-                external_field(atoms.info, elsewhere),
-            )
+            own = _Conditions(total_charge(atoms, charge), external_field(atoms, elsewhere))
             check_support(own.charge, pbc, known.supports_total_charge, known.supports_partial_pbc)
             if own.field.any():
                 refuse_field([model], atoms, own.charge)
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from error
         conditions.append(own)
+    name_spins(frames, [own.charge for own in conditions])
     return conditions
 
 

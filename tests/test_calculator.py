@@ -111,7 +111,7 @@ def test_one_evaluation_serves_all_properties(model, bulk):
     bulk.calc = PhiCalculator(model)
     for name in ("energy", "free_energy", "energies", "forces", "stress", "charges"):
         bulk.calc.get_property(name, bulk)
-    bulk.set_initial_charges(np.ones(len(bulk)))  # not what these models read
+    bulk.set_initial_charges([1.0, -1.0] * 2)  # not what these models read
     bulk.get_forces()
     assert bulk.calc.timings()["evaluations"] == 1
 

@@ -13,7 +13,17 @@ import phicalc
 PACKAGE = Path(phicalc.__file__).parent
 
 GROUND = ["errors", "fields", "units", "envelope"]
-CHECKS = ["allocator", "archive", "checks", "device", "files", "modes", "signals", "threads"]
+CHECKS = [
+    "allocator",
+    "archive",
+    "checks",
+    "conditions",
+    "device",
+    "files",
+    "modes",
+    "signals",
+    "threads",
+]
 
 # Room → what it may import of phicalc. A file belongs to the longest name that fits it. An entry
 # lets in what lies below it too: "electrostatics.eigenbasis" that one file, "data" the whole room.
@@ -24,6 +34,7 @@ ROOMS = {
     "envelope": [],
     "archive": GROUND,
     "checks": GROUND,
+    "conditions": ["checks", *GROUND],
     "allocator": GROUND,
     "device": GROUND,
     "files": GROUND,

@@ -7,6 +7,7 @@ stopped by SIGINT or SIGTERM.
 """
 
 import json
+import warnings
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -19,7 +20,7 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, predict, simulate
-from phicalc.cli.arguments import Device, complain
+from phicalc.cli.arguments import Device, complain, warn
 from phicalc.errors import PhicalcError, status_of_signal
 from phicalc.files import file_sha256
 
@@ -33,7 +34,9 @@ class OneLineErrors(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (PhicalcError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -42,6 +45,11 @@ class OneLineErrors(TyperGroup):
             ctx.exit(mistake if isinstance(error, OSError) else error.exit_status)
         except KeyboardInterrupt:
             ctx.exit(status_of_signal("SIGINT"))
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line on standard error, without a place in the program."""
+    warn(str(message))
 
 
 app = typer.Typer(

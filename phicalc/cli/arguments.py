@@ -53,6 +53,13 @@ def complain(error: Exception) -> None:
     )
 
 
+def warn(text: str) -> None:
+    """A warning, as one line on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"warning: {text}", style="yellow", markup=False
+    )
+
+
 def say(text: str) -> None:
     """A line on standard output, as it is."""
     Console(highlight=False, soft_wrap=True).print(text, markup=False)

@@ -146,6 +146,7 @@ def phonons(
       phicalc phonons model.pt kcl.cif
       phicalc phonons model.pt kcl.cif --length 20 --born BORN
     """
+    from phicalc.data.entries import check_columns
     from phicalc.workflows.phonons import Phonons, PhononSettings
 
     settings = PhononSettings(
@@ -158,6 +159,7 @@ def phonons(
         mesh=mesh,
     )
     atoms = open_atoms([model], structure, frame, None, device, threads)
+    check_columns(atoms, "masses")
     result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
     if result.relaxation is not None:
         say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")

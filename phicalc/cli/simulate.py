@@ -71,6 +71,7 @@ def md(
       phicalc md model.pt water.xyz -n 100000 -T 300 --timestep 0.5 --restart
       phicalc md model.pt salt.xyz -n 50000 -T 300:900 --ensemble npt -P 0.1
     """
+    from phicalc.data.entries import check_columns
     from phicalc.workflows.md import MolecularDynamics
     from phicalc.workflows.md_settings import GuardSettings, MDSettings
 
@@ -93,6 +94,7 @@ def md(
         guards=GuardSettings(max_spread=max_spread),
     )
     atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
+    check_columns(atoms, "masses", "momenta", "move_mask")
     result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
     say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
     written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
@@ -133,6 +135,7 @@ def relax(
       phicalc relax model.pt crystal.cif --cell full --keep-symmetry
       phicalc relax model.pt crystal.cif --cell full -P 5 --max-force 0.001
     """
+    from phicalc.data.entries import check_columns
     from phicalc.workflows.relax import Relaxation, RelaxSettings
 
     settings = RelaxSettings(
@@ -146,6 +149,7 @@ def relax(
         fixed_atoms=_numbers(fixed),
     )
     atoms = open_atoms([model], structure, frame, charge, device, threads)
+    check_columns(atoms, "move_mask")
     result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
     say(
         f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "

@@ -13,6 +13,7 @@ import torch
 from ase.geometry import minkowski_reduce
 from matscipy.neighbours import neighbour_list
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from phicalc.checks import check_cell, check_density, check_positions
@@ -135,6 +136,43 @@ def build_neighbours(
 ) -> Neighbours:
     """Edges of one geometry, without a skin; arguments and errors as `NeighbourList.update`."""
     return NeighbourList(cutoff, skin=0.0).update(positions, cell, pbc)
+
+
+def closest_overlap(
+    positions: Array, cell: Array, pbc: BoolArray, distance: float
+) -> tuple[float, tuple[int, int]] | None:
+    """The closest two atoms, periodic images included, if they are closer than a small distance.
+
+    Costs a fraction of a neighbour list; an atom's own images are left to `check_cell`.
+
+    Parameters
+    ----------
+    positions, cell, pbc
+        As for `NeighbourList.update`, finite and with a periodic cell of some volume.
+    distance
+        Å, much smaller than the cell.
+
+    Returns
+    -------
+    Their distance in Å and the two atoms, or None.
+    """
+    frame = periodic_frame(cell, pbc)
+    inverse = np.linalg.inv(frame)
+    scaled = positions @ inverse
+    scaled -= np.floor(scaled) * pbc
+    scaled[:, pbc] %= 1.0  # floor of a tiny negative number leaves 1.0
+    # along each axis atoms so close differ by no more than this
+    reach = distance * float(np.linalg.norm(inverse, axis=0).max()) * np.sqrt(3.0)
+    pairs = cKDTree(scaled, boxsize=np.where(pbc, 1.0, 0.0)).query_pairs(
+        reach, output_type="ndarray"
+    )
+    apart = scaled[pairs[:, 0]] - scaled[pairs[:, 1]]
+    apart -= np.rint(apart) * pbc
+    lengths = np.linalg.norm(apart @ frame, axis=1)
+    if not len(lengths) or lengths.min() >= distance:
+        return None
+    first, second = pairs[lengths.argmin()].tolist()
+    return float(lengths.min()), (first, second)
 
 
 class _Candidates:

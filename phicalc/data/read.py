@@ -8,17 +8,22 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError
+from ase.io.formats import UnknownFileTypeError, filetype
 from numpy.typing import NDArray
 
-from phicalc.errors import DataError
+from phicalc.checks import list_frames
+from phicalc.conditions import external_field, name_spins, total_charge
+from phicalc.data.entries import entry_problems, is_unit_of, refuse, unit_problem
+from phicalc.data.extxyz import read_extxyz
+from phicalc.data.formats import complete
+from phicalc.data.names import similar
+from phicalc.data.soundness import MAXIMUM_FORCE, absurd, unsound
+from phicalc.errors import DataError, StructureError
 
 Array = NDArray[np.float64]
 
 LABELS = ("energy", "forces", "stress", "charges", "dipole")
 """Names a training set may be asked for, as in `phicalc.fields`."""
-
-_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +65,10 @@ class Labels:
 
     def filled(self, names: Collection[str], number: int) -> "Labels":
         """The same with NaN for those of ``names`` that a structure of ``number`` atoms lacks."""
-        shapes = {
-            "energy": (),
-            "forces": (number, 3),
-            "stress": (3, 3),
-            "charges": (number,),
-            "dipole": (3,),
-        }
         absent: dict[str, Any] = {
-            name: np.full(shapes[name], np.nan) for name in names if name not in self.present
+            name: np.full(_shape(name, number), np.nan)
+            for name in names
+            if name not in self.present
         }
         return replace(self, **absent)
 
@@ -76,16 +76,29 @@ class Labels:
 def read_structures(path: str | Path) -> list[Atoms]:
     """All structures of a file: extxyz, gzipped or not, or any other format that ASE reads.
 
+    Every command reads its structures here, so that nothing that a file says about cell,
+    periodicity, sites, charge, frames or units is dropped unsaid.
+
     Raises
     ------
     DataError
-        No such file, a format ASE doesn't know, a damaged file or one without structures.
+        No such file, a format ASE doesn't know, a damaged file or one without structures; or one
+        that says what would be left out, with the frames (from 0) and how to mend it.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"expected a file of structures, got {path}, which does not exist")
     try:
-        frames = ase.io.read(path, index=":")
+        form = filetype(str(path))
+        if form == "extxyz":
+            frames, problems = read_extxyz(path)
+        else:
+            # "@" in a name is no choice of frames
+            read = ase.io.read(path, index=":", format=form, do_not_split_by_at_sign=True)
+            frames, problems = (read if isinstance(read, list) else [read]), {}
+        if frames:
+            lost = list(complete(path, form, frames))
+            problems.update({problem: list(range(len(frames))) for problem in lost})
     except UnknownFileTypeError as error:
         raise DataError(
             f"expected a format that ASE reads, got {path} ({error}); convert it to extxyz"
@@ -95,18 +108,26 @@ def read_structures(path: str | Path) -> list[Atoms]:
             f"expected a sound file of structures, got {path}, which ASE can't read "
             f"({type(error).__name__}: {error}); check that it is complete"
         ) from error
-    frames = frames if isinstance(frames, list) else [frames]
     if not frames:
         raise DataError(f"expected at least one structure, got none in {path}")
+    for number, atoms in enumerate(frames):
+        for problem in entry_problems(atoms):
+            problems.setdefault(problem, []).append(number)
+    refuse(path, problems, len(frames))
     return frames
 
 
-def labels_of(atoms: Atoms) -> Labels:
+def labels_of(atoms: Atoms, names: Collection[str] = LABELS) -> Labels:
     """Labels of a structure, from its calculator's stored results, arrays and info.
 
     Stored results win over `info` and `arrays`. Charges are the column `charges` or `charge`, or
     initial charges that aren't all zero; the total charge is `info["charge"]`, else 0. No
     calculation is ever started. The energy is `energy`, or `free_energy` if only that is there.
+
+    Parameters
+    ----------
+    names
+        Labels to look at; others are None, whatever the structure has there.
 
     Raises
     ------
@@ -114,22 +135,29 @@ def labels_of(atoms: Atoms) -> Labels:
         A label of the wrong shape or not a number, or results that belong to another geometry.
     """
     results = _stored_results(atoms)
-    charges = _first(results.get("charges"), atoms.arrays, "charges", "charge")
-    if charges is None and np.any(atoms.arrays.get("initial_charges", 0.0)):
-        charges = atoms.arrays["initial_charges"]
-    energy = _first(results.get("energy", results.get("free_energy")), atoms.info, "energy")
-    forces = _first(results.get("forces"), atoms.arrays, "forces")
-    stress = _first(results.get("stress"), atoms.info, "stress")
-    dipole = _first(results.get("dipole"), atoms.info, "dipole")
-    number = len(atoms)
-    return Labels(
-        energy=None if energy is None else float(_array("energy", energy, ())),
-        forces=None if forces is None else _array("forces", forces, (number, 3)),
-        stress=None if stress is None else _stress(stress),
-        charges=None if charges is None else _array("charges", charges, (number,)),
-        dipole=None if dipole is None else _array("dipole", dipole, (3,)),
-        total_charge=total_charge_of(atoms),
-    )
+    found = {name: _label(atoms, results, name) for name in names}
+    return Labels(**found, total_charge=total_charge_of(atoms))
+
+
+def labels_in_common(frames: Sequence[Atoms]) -> list[str]:
+    """Names of the labels that every structure has.
+
+    What has another shape than a label in each of them (|μ| as dipole, dipoles per atom) is
+    something else by that name, and no label.
+
+    Raises
+    ------
+    DataError
+        Results that belong to another geometry.
+    """
+    results = [_stored_results(atoms) for atoms in frames]
+    common = []
+    for name in LABELS:
+        pairs = list(zip(frames, results, strict=True))
+        everywhere = all(_stored(*pair, name) is not None for pair in pairs)
+        if everywhere and any(_is_label(*pair, name) for pair in pairs):
+            common.append(name)
+    return common
 
 
 def total_charge_of(atoms: Atoms) -> float:
@@ -138,16 +166,18 @@ def total_charge_of(atoms: Atoms) -> float:
     Raises
     ------
     DataError
-        Not a number.
+        Not a number, or given under another name; see `phicalc.conditions`.
     """
-    charge = atoms.info.get("charge")
-    return 0.0 if charge is None else float(_array('total charge (info["charge"])', charge, ()))
+    try:
+        return total_charge(atoms)
+    except StructureError as error:
+        raise DataError(str(error)) from None
 
 
 def check_labels(
     frames: Sequence[Atoms],
     needed: Collection[str],
-    max_force: float = 100.0,
+    max_force: float = MAXIMUM_FORCE,
     partial: Collection[str] = (),
 ) -> None:
     """A training set that has every needed label in every frame, finite and not absurd.
@@ -174,22 +204,28 @@ def check_labels(
     if not frames:
         raise DataError("expected at least one structure, got none")
     problems: dict[str, list[int]] = {}
+    first: dict[str, str] = {}
     for number, atoms in enumerate(frames):
         for problem in _problems(atoms, needed, max_force):
-            problems.setdefault(problem, []).append(number)
+            # of one kind, whatever the numbers that a frame has there
+            kind = first.setdefault(problem.partition(", got ")[0], problem)
+            problems.setdefault(kind, []).append(number)
     for name in partial:
         if len(problems.get(f"no {name}", frames)) < len(frames):
             del problems[f"no {name}"]
     if problems:
         for name in needed:
-            if len(problems.get(f"no {name}", ())) == len(frames):
-                problems[f"no {name}{_similar(frames[0], name)}"] = problems.pop(f"no {name}")
+            lacking = problems.get(f"no {name}")
+            if lacking:
+                hint = similar(frames[lacking[0]], name)
+                problems[f"no {name}{hint}"] = problems.pop(f"no {name}")
         lines = [_sentence(problem, bad, len(frames)) for problem, bad in problems.items()]
         raise DataError(
             f"expected {_and(needed)} in each of {len(frames)} frames (numbered from 0), got\n"
             + "\n".join(f"  - {line}" for line in lines)
             + "\nmend or remove these frames, or train without that label"
         )
+    name_spins(frames, [total_charge_of(atoms) for atoms in frames], labelled=True)
 
 
 def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterator[str]:
@@ -199,39 +235,43 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
         return
     if not np.isfinite(atoms.positions).all():
         yield "NaN or infinite positions"
+    else:
+        yield from unsound(atoms)
     try:
-        labels = labels_of(atoms)
-    except DataError as error:
+        if external_field(atoms).any():
+            yield (
+                'an electric field (info["external_field"]), in which no model is trained or '
+                "judged,"
+            )
+        labels = labels_of(atoms, [name for name in LABELS if name in needed])
+    except (DataError, StructureError) as error:
         yield str(error)
         return
     for name in LABELS:
+        value = getattr(labels, name)
         if name not in needed:
             continue
-        value = getattr(labels, name)
         if value is None:
             yield f"no {name}"
         elif not np.isfinite(value).all():
             yield f"NaN or infinite {name}"
-        elif name == "forces" and np.linalg.norm(value, axis=1).max() > max_force:
-            yield f"absurd forces (beyond {max_force:g} eV/Å)"
-    if np.any(atoms.info.get("external_field", 0.0)):
-        yield 'an electric field (info["external_field"]), in which no model is trained or judged,'
-    if not np.isfinite(labels.total_charge):
-        yield "NaN or infinite total charge"
+        else:
+            yield from absurd(name, value, atoms, max_force)
+    for key, value in atoms.info.items():
+        if is_unit_of(key, needed):
+            yield from (f"{what} ({mend})" for what, mend in unit_problem(str(key), value))
 
 
 def _sentence(problem: str, bad: Sequence[int], total: int) -> str:
-    if len(bad) == total:
-        return f"{problem} in {'any frame' if problem.startswith('no ') else 'all frames'}"
-    shown = ", ".join(str(number) for number in bad[:_LISTED])
-    more = f" and {len(bad) - _LISTED} more" if len(bad) > _LISTED else ""
-    return f"{problem} in frame{'s' if len(bad) > 1 else ''} {shown}{more}"
-
-
-def _similar(atoms: Atoms, name: str) -> str:
-    """Keys of the frame that look like the missing label under another name."""
-    keys = [key for key in (*atoms.info, *atoms.arrays) if name.rstrip("s") in key.lower()]
-    return f" (but {', '.join(keys)}: rename it to {name})" if keys else ""
+    """A problem with its frames, before what is said of how to mend it."""
+    what, mark, mend = problem.partition("; ") if ", got " in problem else (problem, "", "")
+    if len(bad) == total and (total > 1 or not mark):
+        where = "any frame" if problem.startswith("no ") else "all frames"
+    elif mark and len(bad) > 1:
+        where = f"frame {bad[0]} (alike in {list_frames(bad[1:])})"
+    else:
+        where = list_frames(bad)
+    return f"{what} in {where}{mark}{mend}"
 
 
 def _and(names: Collection[str]) -> str:
@@ -250,6 +290,43 @@ def _stored_results(atoms: Atoms) -> dict[str, Any]:
             "calculate it again or store each frame with its own SinglePointCalculator"
         )
     return dict(results)
+
+
+def _label(atoms: Atoms, results: dict[str, Any], name: str) -> Any:
+    """A label in its own shape; None where there is none."""
+    value = _stored(atoms, results, name)
+    if value is None:
+        return None
+    if name == "stress":
+        return _stress(value)
+    array = _array(name, value, _shape(name, len(atoms)))
+    return float(array) if name == "energy" else array
+
+
+def _is_label(atoms: Atoms, results: dict[str, Any], name: str) -> bool:
+    """Whether what has the name of a label has its shape, too."""
+    try:
+        return _label(atoms, results, name) is not None
+    except DataError:
+        return False
+
+
+def _shape(name: str, number: int) -> tuple[int, ...]:
+    """Shape of a label of ``number`` atoms."""
+    shapes = {"energy": (), "forces": (number, 3), "stress": (3, 3), "dipole": (3,)}
+    return shapes.get(name, (number,))
+
+
+def _stored(atoms: Atoms, results: dict[str, Any], name: str) -> Any:
+    """What a structure has under the name of a label; None: nothing."""
+    if name == "charges":
+        found = _first(results.get("charges"), atoms.arrays, "charges", "charge")
+        initial = atoms.arrays.get("initial_charges")
+        return initial if found is None and initial is not None and initial.any() else found
+    if name == "energy":
+        found = results.get("energy", results.get("free_energy"))
+        return _first(found, atoms.info, "energy")
+    return _first(results.get(name), atoms.arrays if name == "forces" else atoms.info, name)
 
 
 def _first(found: Any, stored: dict[str, Any], *names: str) -> Any:

@@ -140,7 +140,7 @@ def read_without(path: Path, skip: Sequence[int]) -> list[Atoms]:
 def _check_sums(frames: Sequence[Atoms], path: Path) -> None:
     """Charges that the structures' total charges allow: heads give no others."""
     for number, atoms in enumerate(frames):
-        labels = labels_of(atoms)
+        labels = labels_of(atoms, [fields.CHARGES])
         if labels.charges is None:
             continue
         total = float(labels.charges.sum())
@@ -172,7 +172,7 @@ def graphs_of(
     blank = set(partial) & set(properties)
     graphs = []
     for atoms in frames:
-        labels = labels_of(atoms).only(properties).filled(blank, len(atoms))
+        labels = labels_of(atoms, properties).filled(blank, len(atoms))
         graphs.append(to_graph(atoms, cutoff, labels))
     return graphs
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import load_model
 from phicalc.checks import check_structure, check_support
-from phicalc.data.read import check_labels, labels_of, total_charge_of
+from phicalc.data.read import check_labels, labels_in_common, total_charge_of
 from phicalc.device import resolve_device
-from phicalc.errors import DataError, StructureError, UnsupportedError
+from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.files import file_sha256, prepare_folder
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
@@ -148,8 +148,9 @@ def evaluate_file(
             keep_values=directory is not None,
             advance=advance,
         )
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    except (DataError, StructureError, UnsupportedError, ConvergenceError) as error:
+        note = f" ({len(set(skip))} skipped frames are not counted)" if skip else ""
+        raise type(error)(f"{path}{note}: {error}") from None
     if directory is not None:
         about: dict[str, object] = {
             "model": model.name if isinstance(model, Evaluable) else Path(model).name,
@@ -220,11 +221,11 @@ def _finite(predict: Predict) -> Predict:
 
 def shared_labels(frames: Sequence[Atoms]) -> tuple[Property, ...]:
     """Properties that every structure has a label for and that are defined for all of them."""
-    present = [labels_of(atoms).present for atoms in frames]
+    common = labels_in_common(frames)
     return tuple(
         name
         for name in PROPERTIES
-        if all(name in labels for labels in present) and all(is_defined(name, a) for a in frames)
+        if name in common and all(is_defined(name, atoms) for atoms in frames)
     )
 
 

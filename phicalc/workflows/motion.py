@@ -94,7 +94,8 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
 def _read(path: Path) -> Iterable[Atoms]:
     """The frames of a file, one at a time."""
     try:
-        yield from iread(path, index=":")
+        # "@" in a name is no choice of frames
+        yield from iread(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:
         raise DataError(f"expected a trajectory, got {path}: {error}") from error
 

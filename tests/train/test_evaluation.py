@@ -16,6 +16,7 @@ from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import parse_config
+from phicalc.train.dataset import read_labelled
 from phicalc.train.evaluation import (
     Evaluable,
     evaluate_file,
@@ -192,3 +193,32 @@ def test_frames_can_be_left_out(best, clusters, tmp_path):
     assert json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))["skipped"] == [1]
     with pytest.raises(DataError, match=r"expected frames 0 to 2 to skip, got \[7\]"):
         evaluate_file(best, clusters / "valid.xyz", skip=[7])
+
+
+def test_bad_frames_are_named_with_their_file(best, clusters, tmp_path):
+    """As predict and the calculator do: atoms on one spot, flat cells, no elements."""
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    frames[1].positions[1] = frames[1].positions[0] + [0.0, 0.0, 1e-5]
+    path = tmp_path / "bad.traj"
+    for atoms in frames:
+        forces = np.zeros((len(atoms), 3))
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=forces)
+    ase.io.write(path, frames)
+    with pytest.raises(
+        DataError, match=r"(?s)bad\.traj: .*got 1e-05 Å between .* in frame 1; remove"
+    ):
+        evaluate_file(best, path)
+    with pytest.raises(DataError, match=r"(?s)bad\.traj: .*1e-05 Å between .* in frame 1; remove"):
+        read_labelled(path, ["energy"])
+    assert evaluate_file(best, path, skip=[1]).structures == 2
+    ase.io.write(path, ase.Atoms("Ar", calculator=SinglePointCalculator(ase.Atoms("Ar"), energy=0)))
+    with pytest.raises(UnsupportedError, match=r"bad\.traj: frame 0: .*got Ar"):
+        evaluate_file(best, path)
+
+
+def test_labels_of_another_shape_are_not_compared(best, clusters):
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    for atoms in frames:
+        atoms.info |= {"dipole": 1.85, "stress": 0.0}
+    found = evaluate_structures(best, frames)
+    assert {"energy", "forces"} <= set(found.errors) and "dipole" not in found.errors
