@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
 from phicalc.signals import stop_on_signals
 from phicalc.workflows.checkpoint import Checkpoint, read_structure, restore_structure
-from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.ensemble import (
     build_integrator,
     check_ensemble,
@@ -26,6 +25,7 @@ from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
+from phicalc.workflows.merging import apply_constraints
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.watching import Display
 

@@ -23,9 +23,9 @@ from phicalc.errors import (
 )
 from phicalc.files import refuse_existing, replacing
 from phicalc.signals import stop_on_signals
-from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
 from phicalc.workflows.md_log import as_table
+from phicalc.workflows.merging import apply_constraints
 from phicalc.workflows.settings import Finite, Positive, Settings
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.symmetry import keep_symmetry, space_group
