@@ -218,6 +218,24 @@ class PhiCalculator(Calculator):
         self._fill(evaluations, self.atoms)
         self._conditions = (charge, field)
 
+    def conditions(self, atoms: Atoms) -> dict[str, Any]:
+        """Entries of ``info`` that give this structure the total charge and field it has here.
+
+        ``charge`` (e) and ``external_field`` (3,) (V/Å), each where it is given or not zero:
+        written to a file with the structure, they make up for ``charge=`` and ``field=``.
+
+        Raises
+        ------
+        StructureError
+            A charge or field that is no finite number.
+        """
+        found: dict[str, Any] = {}
+        if atoms.info.get("charge", self.charge) is not None:
+            found["charge"] = self._total_charge(atoms)
+        if atoms.info.get("external_field", self.field) is not None:
+            found["external_field"] = self._field(atoms)
+        return found
+
     def _field(self, atoms: Atoms) -> Array:
         return external_field(atoms.info, self.field)
 

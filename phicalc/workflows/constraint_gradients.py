@@ -67,7 +67,7 @@ def site_directions(constraint: Any, atoms: Atoms) -> Array | None:
     if isinstance(constraint, FixAtoms):
         return np.eye(3)
     if isinstance(constraint, FixCartesian):
-        return np.eye(3)[np.broadcast_to(constraint.mask, 3)]
+        return np.asarray(np.eye(3)[np.broadcast_to(constraint.mask, 3)])
     if isinstance(constraint, FixScaled):
         return _orthonormal(np.linalg.inv(atoms.cell.array).T[np.broadcast_to(constraint.mask, 3)])
     if isinstance(constraint, FixedPlane):

@@ -26,6 +26,12 @@ from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
 from phicalc.workflows.merging import apply_constraints
+from phicalc.workflows.same_calculator import (
+    check_same_calculator,
+    check_same_constraints,
+    described,
+    results_to_compare,
+)
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.watching import Display
 
@@ -213,8 +219,13 @@ class _Run:
                 f"steps: expected at least the {checkpoint.step} that the checkpoint has done, "
                 f"got {settings.steps}"
             )
+        place = files.checkpoint
+        assert place is not None
+        if checkpoint.constraints is not None:
+            check_same_constraints(place, checkpoint.constraints, described(atoms.constraints))
         restore_structure(atoms, checkpoint.structure)
         _forget_history(atoms)
+        check_same_calculator(place, checkpoint.results, atoms)
         files.cut(checkpoint)
         rng = np.random.default_rng()
         rng.bit_generator.state = checkpoint.random
@@ -271,6 +282,8 @@ class _Run:
                 random=dict(self.rng.bit_generator.state),
                 outputs={},
                 settings=self.settings.model_dump(mode="json"),
+                results=results_to_compare(self.atoms),
+                constraints=described(self.atoms.constraints),
             )
         )
 

@@ -60,9 +60,10 @@ def _sites_merged(constraints: Sequence[Any], atoms: Atoms) -> list[Any]:
     """Every atom held by one constraint only, which comes before all that are no such."""
     directions: dict[int, list[NDArray[np.float64]]] = {}
     for constraint in constraints:
-        held = site_directions(constraint, atoms)
-        for index in () if held is None else np.asarray(constraint.index).tolist():
-            directions.setdefault(index, []).append(held)
+        rows = site_directions(constraint, atoms)
+        if rows is not None and len(rows):
+            for index in constraint.index.tolist():
+                directions.setdefault(index, []).append(rows)
     fixed = {
         index
         for constraint in constraints
