@@ -25,7 +25,7 @@ from phicalc.device import resolve_device
 from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
-from phicalc.response import RESPONSE, refuse_field, response
+from phicalc.response import BORN, RESPONSE, refuse_field, response
 
 Array = NDArray[np.float64]
 ModelSource = str | Path | LoadedModel
@@ -48,7 +48,13 @@ class PhiCalculator(Calculator):
     (N, 3) eV/Å, stress (6,) eV/Å³ in ASE's order and sign (cells periodic in three directions
     only), charges (N,) e, and dipole (3,) e·Å (non-periodic only; about the centre of mass).
     Computed only when asked for: polarization (3,) e/Å², born_effective_charges (N, 3, 3) e and
-    dielectric_tensor (3, 3); see :mod:`phicalc.response` for who has them.
+    dielectric_tensor (3, 3); see :mod:`phicalc.response` for who has them. Born charges are given
+    by ``get_property`` alone and not kept in ``results``: ASE cannot write those of an atom's
+    matrices as extended XYZ.
+
+    ``results`` are those of the last structure: ``ase.io.write("x.extxyz", frames)`` of frames
+    that share a calculator would write them with every frame. :func:`phicalc.predict` gives each
+    frame its own.
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
@@ -126,6 +132,7 @@ class PhiCalculator(Calculator):
         self._device = device
         self._consensus: Consensus | None = None
         self._conditions = (0.0, np.zeros(3))
+        self._born: Array | None = None
         self._load(sources)
 
     def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
@@ -153,6 +160,22 @@ class PhiCalculator(Calculator):
             changes = ["info"]
         return changes
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """ASE's: a result by its name, computed where it is not known yet."""
+        if name != BORN:
+            return super().get_property(name, atoms, allow_calculation)
+        changes = [] if atoms is None else self.check_state(atoms)
+        if changes:
+            self.reset()
+        if self._born is None:
+            if not allow_calculation:
+                return None
+            self.calculate(atoms, [name], changes)
+        assert self._born is not None
+        return self._born.copy()
+
     def reset(self) -> None:
         """Forget the last structure and its results."""
         super().reset()
@@ -162,6 +185,7 @@ class PhiCalculator(Calculator):
         self.results = {}
         self._consensus = None
         self._evaluations = []
+        self._born = None
 
     @property
     def _last(self) -> Evaluation | None:
@@ -192,10 +216,12 @@ class PhiCalculator(Calculator):
             self._evaluate(atoms, properties, system_changes)
         if asked:
             assert self.atoms is not None
-            self.results.update(response(self._evaluator, self._evaluations, asked, self.atoms))
+            found = response(self._evaluator, self._evaluations, asked, self.atoms)
+            self._born = found.pop(BORN, self._born)
+            self.results.update(found)
         self._seconds += time.perf_counter() - start
         for name in properties:
-            if name not in self.results:
+            if name not in self.results and not (name == BORN and self._born is not None):
                 raise PropertyNotImplementedError(f"this model does not give {name}")
 
     def _evaluate(
@@ -265,6 +291,11 @@ class PhiCalculator(Calculator):
         self.results = results
 
     # --- beyond ASE's properties ----------------------------------------------------------------
+
+    @property
+    def cutoff(self) -> float:
+        """Distance in Å at which atoms are neighbours, the largest of a committee."""
+        return float(max(model.metadata.cutoff for model in self.models))
 
     @property
     def potential(self) -> Array:

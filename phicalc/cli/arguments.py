@@ -11,6 +11,8 @@ from phicalc.errors import ConfigError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from phicalc.workflows.simulation import Simulation
+
 Model = Annotated[Path, typer.Argument(help="Model file.")]
 Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
 Committee = Annotated[
@@ -44,6 +46,12 @@ def open_atoms(
     atoms = frames[frame]
     atoms.calc = PhiCalculator(models, device=device, charge=charge, threads=threads)
     return atoms
+
+
+def remark(simulation: "Simulation") -> None:
+    """What the structure brings along that changes the calculation, before it begins."""
+    for sentence in simulation.remarks:
+        say(f"note: {sentence}")
 
 
 def complain(error: Exception) -> None:

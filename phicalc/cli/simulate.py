@@ -18,6 +18,7 @@ from phicalc.cli.arguments import (
     Structure,
     Threads,
     open_atoms,
+    remark,
     say,
 )
 from phicalc.errors import ConfigError, status_of_signal
@@ -93,7 +94,9 @@ def md(
         guards=GuardSettings(max_spread=max_spread),
     )
     atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
-    result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = MolecularDynamics(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
     written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
     say(f"written: {', '.join(str(path) for path in written)}")
@@ -146,7 +149,9 @@ def relax(
         fixed_atoms=_numbers(fixed),
     )
     atoms = open_atoms([model], structure, frame, charge, device, threads)
-    result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = Relaxation(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     say(
         f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "
         f"force {result.max_force:.2g} eV/Å"

@@ -26,6 +26,7 @@ from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
 from phicalc.workflows.merging import apply_constraints
+from phicalc.workflows.remarks import on_momenta
 from phicalc.workflows.same_calculator import (
     check_same_calculator,
     check_same_constraints,
@@ -110,6 +111,7 @@ class MolecularDynamics(Simulation):
         super().__init__(atoms, folder, name)
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
+        self.remarks += on_momenta(self.atoms)
         self.settings = settings
 
     def run(self, *, restart: bool = False, progress: bool = False) -> MDResult:

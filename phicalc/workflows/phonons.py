@@ -17,7 +17,14 @@ from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.displacements import DisplacedForces
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
 from phicalc.workflows.frames import as_extxyz
-from phicalc.workflows.phonon_modes import animate, modes_at, run_standard_path
+from phicalc.workflows.phonon_cells import (
+    as_phonopy,
+    conditions_of_supercell,
+    isotopes,
+    phonopy_errors,
+    remark_on_size,
+)
+from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, run_standard_path
 from phicalc.workflows.relax import RelaxResult
 from phicalc.workflows.settings import Positive
 
@@ -83,6 +90,8 @@ class PhononResult:
         Charges of the non-analytical term correction, None without it.
     note
         Why there is no correction, None with it.
+    remark
+        What is wrong with the supercell's size, None where nothing is.
     files
         What was written.
     """
@@ -95,6 +104,7 @@ class PhononResult:
     lowest: float
     born: BornCharges | None
     note: str | None
+    remark: str | None
     files: tuple[Path, ...]
 
     def gamma(self, direction: Sequence[float] | None = None) -> NDArray[np.float64]:
@@ -182,20 +192,19 @@ class Phonons(CrystalSimulation):
         if stem is not None and not restart:
             refuse_existing(stem.with_name(f"{self.name}.yaml"), _unfinished(stem))
         atoms, relaxation = self.relaxed(settings.relax, restart, progress)
-        phonopy = self._phonopy(atoms)
+        with phonopy_errors():
+            phonopy = self._phonopy(atoms)
         born, note = self._born(atoms, phonopy)
         cells = phonopy.supercells_with_displacements
         assert cells is not None
-        series = DisplacedForces(cells, atoms.calc, None if stem is None else _unfinished(stem))
+        part = None if stem is None else _unfinished(stem)
+        repeats = len(phonopy.supercell) // len(atoms)
+        conditions = conditions_of_supercell(atoms, repeats)
+        series = DisplacedForces(cells, atoms.calc, part, conditions)
         phonopy.forces = series.run(restart=restart, progress=progress, name=self.name)
-        drift = self._force_constants(phonopy, born)
-        run_standard_path(phonopy, settings.path, settings.points)
-        phonopy.run_mesh(settings.mesh, is_gamma_center=True)
-        phonopy.run_total_dos()
-        first, last, interval = settings.temperatures
-        phonopy.run_thermal_properties(
-            t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
-        )
+        with phonopy_errors():
+            drift = self._force_constants(phonopy, born)
+            self._frequencies(phonopy)
         files = () if stem is None else self._write(phonopy, stem)
         series.finish()
         return PhononResult(
@@ -207,26 +216,37 @@ class Phonons(CrystalSimulation):
             lowest=_lowest(phonopy),
             born=born,
             note=note,
+            remark=remark_on_size(phonopy.supercell, atoms.calc),
             files=files,
+        )
+
+    def _frequencies(self, phonopy: "Phonopy") -> None:
+        """Bands, density of states and thermal properties."""
+        settings = self.settings
+        run_standard_path(phonopy, settings.path, settings.points)
+        symmetric = not isotopes(as_atoms(phonopy.primitive))
+        phonopy.run_mesh(settings.mesh, is_gamma_center=True, is_mesh_symmetry=symmetric)
+        phonopy.run_total_dos()
+        first, last, interval = settings.temperatures
+        phonopy.run_thermal_properties(
+            t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
         )
 
     def _phonopy(self, atoms: Atoms) -> "Phonopy":
         """The phonopy object with its displacements."""
         from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
         from phonopy.structure.cells import guess_primitive_matrix
 
-        cell = PhonopyAtoms(
-            symbols=atoms.get_chemical_symbols(),
-            cell=atoms.cell.array,
-            scaled_positions=atoms.get_scaled_positions(),
-            masses=atoms.get_masses(),
-        )
+        cell = as_phonopy(atoms)
         tolerance = self.settings.symmetry_tolerance
+        # phonopy's primitive cell is that of the elements, whatever the masses
+        primitive = (
+            np.eye(3) if isotopes(atoms) else guess_primitive_matrix(cell, symprec=tolerance)
+        )
         phonopy = Phonopy(
             cell,
             supercell_matrix=np.diag(self._repeats(atoms)),
-            primitive_matrix=guess_primitive_matrix(cell, symprec=tolerance),
+            primitive_matrix=primitive,
             symprec=tolerance,
         )
         phonopy.generate_displacements(distance=self.settings.displacement, is_plusminus=True)
