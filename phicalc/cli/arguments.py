@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from phicalc.cli.mistakes import finite
 from phicalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Committee = Annotated[
     list[Path] | None, typer.Option("--committee", help="Further model file; repeatable.")
 ]
 Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
-Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
+Charge = Annotated[float | None, typer.Option(callback=finite, help="Total charge, e.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
@@ -56,9 +57,13 @@ def remark(simulation: "Simulation") -> None:
 
 def complain(error: Exception) -> None:
     """An error, as one line on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {str(error) or type(error).__name__}", style="red", markup=False
-    )
+    complain_in_words(str(error) or type(error).__name__)
+
+
+def complain_in_words(text: str) -> None:
+    """What was wrong, as one line on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"error: {text}", style="red", markup=False)
 
 
 def say(text: str) -> None:

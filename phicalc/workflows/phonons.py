@@ -1,5 +1,6 @@
 """Phonons of a crystal from the forces of displaced atoms, on phonopy."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.files import refuse_existing, replacing
@@ -24,7 +25,7 @@ from phicalc.workflows.phonon_cells import (
     phonopy_errors,
     remark_on_size,
 )
-from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, run_standard_path
+from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, standard_path
 from phicalc.workflows.relax import RelaxResult
 from phicalc.workflows.settings import Positive
 
@@ -53,7 +54,7 @@ class PhononSettings(CrystalSettings):
     )
     born_file: Path | None = Field(None, description="Born charges in phonopy's BORN format")
     path: str | None = Field(None, description='special points, as "GXWKGL,UX"; None: standard')
-    points: int = Field(51, ge=2, description="points on the longest line of the path")
+    points: int = Field(51, ge=2, le=10_000, description="points on the longest line of the path")
     mesh: Positive | tuple[int, int, int] = Field(
         100.0, description="q-points along each axis, or a length (Å) from which they follow"
     )
@@ -63,6 +64,13 @@ class PhononSettings(CrystalSettings):
     animated: tuple[tuple[float, float, float], ...] = Field(
         ((0.0, 0.0, 0.0),), description="wave vectors whose modes become moving pictures"
     )
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and not re.fullmatch(r"([A-Z]\d*)+(,([A-Z]\d*)+)*", path):
+            raise ValueError(f'path: expected special points as "GXWKGL,UX", got {path!r}')
+        return path
 
 
 @dataclass(frozen=True)
@@ -194,6 +202,7 @@ class Phonons(CrystalSimulation):
         atoms, relaxation = self.relaxed(settings.relax, restart, progress)
         with phonopy_errors():
             phonopy = self._phonopy(atoms)
+            path = standard_path(phonopy, settings.path, settings.points)
         born, note = self._born(atoms, phonopy)
         cells = phonopy.supercells_with_displacements
         assert cells is not None
@@ -204,6 +213,7 @@ class Phonons(CrystalSimulation):
         phonopy.forces = series.run(restart=restart, progress=progress, name=self.name)
         with phonopy_errors():
             drift = self._force_constants(phonopy, born)
+            phonopy.run_band_structure(**path)
             self._frequencies(phonopy)
         files = () if stem is None else self._write(phonopy, stem)
         series.finish()
@@ -221,9 +231,8 @@ class Phonons(CrystalSimulation):
         )
 
     def _frequencies(self, phonopy: "Phonopy") -> None:
-        """Bands, density of states and thermal properties."""
+        """Density of states and thermal properties."""
         settings = self.settings
-        run_standard_path(phonopy, settings.path, settings.points)
         symmetric = not isotopes(as_atoms(phonopy.primitive))
         phonopy.run_mesh(settings.mesh, is_gamma_center=True, is_mesh_symmetry=symmetric)
         phonopy.run_total_dos()
