@@ -51,6 +51,6 @@ def _remedy(name: str) -> str:
         )
     for length in (2, 1):
         element = name[:length].capitalize()
-        if len(name) > length and element in atomic_numbers:
+        if len(name) > length and atomic_numbers.get(element, 0) > 0:
             return f"if it is a label of {element}, write {element}"
     return "write the symbol of an element, and leave out atoms that are none"
