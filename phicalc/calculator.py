@@ -25,7 +25,7 @@ from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
 from phicalc.modes import own_modes
-from phicalc.response import RESPONSE, refuse_field, response
+from phicalc.response import BORN, RESPONSE, refuse_field, response
 from phicalc.threads import OneThread, OneThreadCalculator
 
 Array = NDArray[np.float64]
@@ -49,7 +49,13 @@ class PhiCalculator(OneThreadCalculator):
     (N, 3) eV/Å, stress (6,) eV/Å³ in ASE's order and sign (cells periodic in three directions
     only), charges (N,) e, and dipole (3,) e·Å (non-periodic only; about the centre of mass).
     Computed only when asked for: polarization (3,) e/Å², born_effective_charges (N, 3, 3) e and
-    dielectric_tensor (3, 3); see :mod:`phicalc.response` for who has them.
+    dielectric_tensor (3, 3); see :mod:`phicalc.response` for who has them. Born charges are given
+    by ``get_property`` alone and not kept in ``results``: ASE cannot write those of an atom's
+    matrices as extended XYZ.
+
+    ``results`` are those of the last structure: ``ase.io.write("x.extxyz", frames)`` of frames
+    that share a calculator would write them with every frame. :func:`phicalc.predict` gives each
+    frame its own.
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
@@ -134,6 +140,7 @@ class PhiCalculator(OneThreadCalculator):
         self._device = device
         self._consensus: Consensus | None = None
         self._conditions = (0.0, np.zeros(3))
+        self._born: Array | None = None
         self._load(sources)
 
     def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
@@ -162,6 +169,25 @@ class PhiCalculator(OneThreadCalculator):
             changes = ["info"]
         return changes
 
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """ASE's: a result by its name, computed where it is not known yet."""
+        if name != BORN:
+            return super().get_property(name, atoms, allow_calculation)
+        with self._thread.working():
+            if atoms is None:
+                self._thread.check_reading()
+            changes = [] if atoms is None else self.check_state(atoms)
+            if changes:
+                self.reset()
+            if self._born is None:
+                if not allow_calculation:
+                    return None
+                self.calculate(atoms, [name], changes)
+            assert self._born is not None
+            return self._born.copy()
+
     def reset(self) -> None:
         """Forget the last structure and its results."""
         with self._thread.working():
@@ -172,6 +198,7 @@ class PhiCalculator(OneThreadCalculator):
         self.results = {}
         self._consensus = None
         self._evaluations = []
+        self._born = None
 
     @property
     def _last(self) -> Evaluation | None:
@@ -208,10 +235,12 @@ class PhiCalculator(OneThreadCalculator):
             self._evaluate(atoms, properties, system_changes)
         if asked:
             assert self.atoms is not None
-            self.results.update(response(self._evaluator, self._evaluations, asked, self.atoms))
+            found = response(self._evaluator, self._evaluations, asked, self.atoms)
+            self._born = found.pop(BORN, self._born)
+            self.results.update(found)
         self._seconds += time.perf_counter() - start
         for name in properties:
-            if name not in self.results:
+            if name not in self.results and not (name == BORN and self._born is not None):
                 raise PropertyNotImplementedError(f"this model does not give {name}")
 
     def _evaluate(
@@ -236,6 +265,24 @@ class PhiCalculator(OneThreadCalculator):
         evaluations = self._evaluator(self.atoms, charge, field)
         self._fill(evaluations, self.atoms)
         self._conditions = (charge, field)
+
+    def conditions(self, atoms: Atoms) -> dict[str, Any]:
+        """Entries of ``info`` that give this structure the total charge and field it has here.
+
+        ``charge`` (e) and ``external_field`` (3,) (V/Å), each where it is given or not zero:
+        written to a file with the structure, they make up for ``charge=`` and ``field=``.
+
+        Raises
+        ------
+        StructureError
+            A charge or field that is no finite number.
+        """
+        found: dict[str, Any] = {}
+        if atoms.info.get("charge", self.charge) is not None:
+            found["charge"] = self._total_charge(atoms)
+        if atoms.info.get("external_field", self.field) is not None:
+            found["external_field"] = self._field(atoms)
+        return found
 
     def _field(self, atoms: Atoms) -> Array:
         return external_field(atoms, self.field)
@@ -266,6 +313,11 @@ class PhiCalculator(OneThreadCalculator):
         self.results = results
 
     # --- beyond ASE's properties ----------------------------------------------------------------
+
+    @property
+    def cutoff(self) -> float:
+        """Distance in Å at which atoms are neighbours, the largest of a committee."""
+        return float(max(model.metadata.cutoff for model in self.models))
 
     @property
     def potential(self) -> Array:

@@ -200,8 +200,14 @@ def predict_file(
         found = _predict(model, frames, conditions, batch_size, advance)
     except (StructureError, UnsupportedError, ConvergenceError) as error:
         raise type(error)(f"{structures}: {error}") from error
+    written = [p.attached_to(a) for p, a in zip(found, frames, strict=True)]
+    for atoms, own in zip(written, conditions, strict=True):
+        if charge is not None or own.charge:
+            atoms.info["charge"] = own.charge
+        if own.field.any():
+            atoms.info["external_field"] = own.field
     with replacing(path) as new, new.open("w", encoding="utf-8") as file:
-        write_extxyz(file, [p.attached_to(a) for p, a in zip(found, frames, strict=True)])
+        write_extxyz(file, written)
     return found
 
 

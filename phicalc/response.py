@@ -24,7 +24,8 @@ from phicalc.units import COULOMB_CONSTANT
 
 Array = NDArray[np.float64]
 
-RESPONSE = ("polarization", "born_effective_charges", "dielectric_tensor")
+BORN = "born_effective_charges"
+RESPONSE = ("polarization", BORN, "dielectric_tensor")
 """ASE's names of what is computed only when it is asked for."""
 
 

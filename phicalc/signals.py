@@ -9,13 +9,48 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class Interrupted(BaseException):
+    """A signal came within `StopRequest.interrupting`; no library's own handlers catch it."""
+
+
 class StopRequest:
     """Set once a signal has come; `name` says which was the first, such as "SIGINT"."""
 
     name: str | None = None
+    _interrupting = False
 
     def __bool__(self) -> bool:
         return self.name is not None
+
+    def remember(self, name: str) -> None:
+        """Set by a signal of this name.
+
+        Raises
+        ------
+        Interrupted
+            Within `interrupting`.
+        """
+        self.name = self.name or name
+        if self._interrupting:
+            self._interrupting = False
+            raise Interrupted
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Within this context a signal acts at once: what is computed here may be lost.
+
+        A single call of compiled code is not interrupted, but nothing comes after it.
+
+        Raises
+        ------
+        Interrupted
+            A signal came.
+        """
+        self._interrupting = True
+        try:
+            yield
+        finally:
+            self._interrupting = False
 
 
 @contextmanager
@@ -41,9 +76,9 @@ def stop_on_signals(*, sigterm_repeats: bool = False) -> Iterator[StopRequest]:
     acting_again = (signal.SIGINT,) if sigterm_repeats else SIGNALS
 
     def remember(number: int, _: FrameType | None) -> None:
-        request.name = request.name or signal.Signals(number).name
         for again in acting_again:
             signal.signal(again, former[again])
+        request.remember(signal.Signals(number).name)
 
     for number in SIGNALS:
         signal.signal(number, remember)

@@ -245,10 +245,27 @@ def test_copies_and_pickles_keep_the_field(bulk):
 def test_results_can_be_written(tmp_path, bulk):
     bulk.calc = PhiCalculator(served("formal"))
     born = bulk.calc.get_property("born_effective_charges", bulk)
-    write(tmp_path / "frame.traj", bulk)  # ASE's extxyz has no column of matrices
+    write(tmp_path / "frame.traj", bulk)
     again = read(tmp_path / "frame.traj")
     assert again.get_potential_energy() == bulk.get_potential_energy()
     assert_allclose(again.calc.results["born_effective_charges"], born, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["born_effective_charges", "dielectric_tensor", "polarization"])
+def test_every_answer_leaves_a_structure_that_ase_can_write(tmp_path, bulk, name):
+    """ASE's extxyz has no column of matrices: Born charges are no part of `results`."""
+    bulk.calc = PhiCalculator(served("formal"))
+    found = bulk.calc.get_property(name, bulk)
+    write(tmp_path / "frame.extxyz", bulk)
+    again = read(tmp_path / "frame.extxyz")
+    assert_allclose(again.get_potential_energy(), bulk.get_potential_energy(), atol=1e-8)
+    if name != "born_effective_charges":
+        assert_allclose(again.calc.results[name], found, atol=1e-7)
+    # asked again it is the same array's content, and nobody's to spoil
+    found[...] = 0.0
+    assert np.abs(bulk.calc.get_property(name, bulk)).max() > 1e-6
+    bulk.positions[0] += 0.1
+    assert bulk.calc.get_property(name, bulk, allow_calculation=False) is None
 
 
 # --- what there is no answer to -----------------------------------------------------------------

@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, predict, simulate
-from phicalc.cli.arguments import Device, complain, warn
+from phicalc.cli.arguments import Device, complain, complain_in_words, warn
+from phicalc.cli.mistakes import finite, sentence
 from phicalc.errors import PhicalcError, status_of_signal
 from phicalc.files import file_sha256
 
@@ -37,6 +38,11 @@ class OneLineErrors(TyperGroup):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if type(error).__name__ == "MissingParameter":
+                raise  # typer shows how the command is used
+            complain_in_words(sentence(error))
+            ctx.exit(PhicalcError.exit_status)
         except (PhicalcError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -133,7 +139,8 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file, or a training checkpoint.")],
     data: Annotated[Path, typer.Argument(help="Structures with labels: extxyz(.gz) or ASE's.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory for errors.json and parity.png.")
+        Path,
+        typer.Option("--output", "-o", help="Directory for errors.json and parity.png."),
     ] = Path("evaluation"),
     skip: Annotated[
         list[int] | None, typer.Option(help="Frame to leave out, from 0; may be repeated.")
@@ -275,11 +282,14 @@ def bench(
         list[int] | None, typer.Option("--size", "-n", min=3, help="Atoms in a box; repeatable.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="MD steps measured per box.")] = 100,
-    seconds: Annotated[float, typer.Option(min=0, help="Longest time spent on a box.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Longest time spent on a box.")
+    ] = 60.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Device = "auto",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Directory for bench.json and bench.png.")
+        Path,
+        typer.Option("--output", "-o", help="Directory for bench.json and bench.png."),
     ] = Path("bench"),
 ) -> None:
     """MD steps per second and peak memory on boxes of water, and where the time goes.
@@ -290,7 +300,11 @@ def bench(
       phicalc bench model.pt -n 192 -n 648 --threads 2
     """
     from phicalc.bench import DEFAULT_SIZES, run_bench
+    from phicalc.device import resolve_device
+    from phicalc.metadata import read_metadata
 
+    resolve_device(device)
+    read_metadata(model)  # both before a folder is made
     console = Console(highlight=False)
     output.mkdir(parents=True, exist_ok=True)
     with console.status("measuring"):

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from phicalc.cli.mistakes import finite
 from phicalc.errors import ConfigError
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from phicalc.workflows.simulation import Simulation
 
 Model = Annotated[Path, typer.Argument(help="Model file.")]
 Structure = Annotated[Path, typer.Argument(help="Structure: extxyz or any format of ASE's.")]
@@ -17,7 +20,7 @@ Committee = Annotated[
     list[Path] | None, typer.Option("--committee", help="Further model file; repeatable.")
 ]
 Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
-Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
+Charge = Annotated[float | None, typer.Option(callback=finite, help="Total charge, e.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
@@ -46,11 +49,21 @@ def open_atoms(
     return atoms
 
 
+def remark(simulation: "Simulation") -> None:
+    """What the structure brings along that changes the calculation, before it begins."""
+    for sentence in simulation.remarks:
+        say(f"note: {sentence}")
+
+
 def complain(error: Exception) -> None:
     """An error, as one line on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"error: {str(error) or type(error).__name__}", style="red", markup=False
-    )
+    complain_in_words(str(error) or type(error).__name__)
+
+
+def complain_in_words(text: str) -> None:
+    """What was wrong, as one line on standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"error: {text}", style="red", markup=False)
 
 
 def warn(text: str) -> None:

@@ -16,6 +16,7 @@ from phicalc.cli.arguments import (
     Structure,
     Threads,
     open_atoms,
+    remark,
     say,
 )
 
@@ -58,7 +59,9 @@ def eos(
         relax=_relaxation(relaxed), span=span, points=points, free=free, equation=equation
     )
     atoms = open_atoms([model], structure, frame, None, device, threads)
-    result = EquationOfState(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = EquationOfState(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     cubic = result.lattice_constant
     say(
         f"volume {result.volume:.4f} Å³"
@@ -100,7 +103,9 @@ def elastic(
         relax=_relaxation(relaxed), strain=strain, max_force=max_force, relax_atoms=not clamped
     )
     atoms = open_atoms([model], structure, frame, None, device, threads)
-    result = ElasticConstants(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = ElasticConstants(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     kind = "clamped" if result.relaxed is None else "relaxed atoms"
     Console(highlight=False).print(_matrix(result.stiffness, kind))
     bulk, shear = result.stiffness.bulk_modulus, result.stiffness.shear_modulus
@@ -160,7 +165,9 @@ def phonons(
     )
     atoms = open_atoms([model], structure, frame, None, device, threads)
     check_columns(atoms, "masses")
-    result = Phonons(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = Phonons(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     if result.relaxation is not None:
         say(f"space group {result.relaxation.space_group}, cell {result.atoms.cell.cellpar()}")
     say(f"acoustic modes at Γ {result.acoustic:.2g} THz, lowest frequency {result.lowest:.3f} THz")
@@ -173,6 +180,8 @@ def phonons(
             f"{_listed(split)} THz; Born charges of {result.born.source}, sum violated by "
             f"{result.born.violation:.2g} e"
         )
+    if result.remark is not None:
+        say(f"note: {result.remark}")
     say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
 
 

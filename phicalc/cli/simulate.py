@@ -18,6 +18,7 @@ from phicalc.cli.arguments import (
     Structure,
     Threads,
     open_atoms,
+    remark,
     say,
 )
 from phicalc.errors import ConfigError, status_of_signal
@@ -95,7 +96,9 @@ def md(
     )
     atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
     check_columns(atoms, "masses", "momenta", "move_mask")
-    result = MolecularDynamics(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = MolecularDynamics(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     say(f"{result.steps} steps, {result.ns_per_day:.3g} ns/day")
     written = [output / "md.log", *result.trajectories, *filter(None, [result.picture])]
     say(f"written: {', '.join(str(path) for path in written)}")
@@ -150,7 +153,9 @@ def relax(
     )
     atoms = open_atoms([model], structure, frame, charge, device, threads)
     check_columns(atoms, "move_mask")
-    result = Relaxation(atoms, settings, output).run(restart=restart, progress=True)
+    simulation = Relaxation(atoms, settings, output)
+    remark(simulation)
+    result = simulation.run(restart=restart, progress=True)
     say(
         f"{result.steps} steps, {result.initial_energy:.6f} → {result.energy:.6f} eV, largest "
         f"force {result.max_force:.2g} eV/Å"

@@ -18,6 +18,7 @@ from phicalc.data.extxyz import read_extxyz
 from phicalc.data.formats import complete
 from phicalc.data.names import similar
 from phicalc.data.soundness import MAXIMUM_FORCE, absurd, unsound
+from phicalc.data.symbols import unknown_symbol
 from phicalc.errors import DataError, StructureError
 
 Array = NDArray[np.float64]
@@ -104,6 +105,8 @@ def read_structures(path: str | Path) -> list[Atoms]:
             f"expected a format that ASE reads, got {path} ({error}); convert it to extxyz"
         ) from error
     except Exception as error:  # ASE's readers raise whatever their parsing trips over
+        if (names := unknown_symbol(error)) is not None:
+            raise DataError(f"{path}: {names}") from error
         raise DataError(
             f"expected a sound file of structures, got {path}, which ASE can't read "
             f"({type(error).__name__}: {error}); check that it is complete"

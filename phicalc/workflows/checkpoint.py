@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from phicalc.errors import ConfigError, ModelFileError
 from phicalc.files import replacing
 from phicalc.workflows.integrators import State
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: with results and constraints. Files of version 1 are read, and have none to compare."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Checkpoint:
         Lengths of the output files, by name.
     settings
         The run's settings.
+    results
+        What the calculator says about this structure, by ASE's names.
+    constraints
+        As `described` gives them; None: not known.
     """
 
     step: int
@@ -48,6 +53,8 @@ class Checkpoint:
     random: dict[str, Any]
     outputs: dict[str, dict[str, int]]
     settings: dict[str, Any]
+    results: dict[str, NDArray[Any]] = field(default_factory=dict)
+    constraints: list[Any] | None = None
 
     def save(self, path: Path) -> None:
         """Write the file in one step; an older one stays whole until then.
@@ -64,9 +71,11 @@ class Checkpoint:
             "random": self.random,
             "outputs": self.outputs,
             "settings": self.settings,
+            "constraints": self.constraints,
         }
         arrays: dict[str, Any] = {f"structure {name}": a for name, a in self.structure.items()}
         arrays |= {f"integrator {name}": a for name, a in self.integrator.items()}
+        arrays |= {f"results {name}": a for name, a in self.results.items()}
         with replacing(path) as new, new.open("wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)
 
@@ -95,6 +104,7 @@ class Checkpoint:
             **header,
             structure=_part(arrays, "structure "),
             integrator=_part(arrays, "integrator "),
+            results=_part(arrays, "results "),
         )
 
 

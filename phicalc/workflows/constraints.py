@@ -1,10 +1,10 @@
 """Rigid bonds, for all molecules of a liquid at once."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms, FixBondLengths
+from ase.constraints import FixBondLengths
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ class FixedBonds(FixBondLengths):
         The structure; the present lengths of the bonds are the ones that are kept.
     pairs
         (B, 2) atoms of each bond.
+    lengths
+        (B,) in Å that are kept, None: the present ones.
+    immobile
+        Atoms that do not move, because something else holds them; no bond between two of them.
 
     Notes
     -----
@@ -37,13 +41,20 @@ class FixedBonds(FixBondLengths):
     H. C. Andersen, J. Comput. Phys. 52, 24 (1983), doi 10.1016/0021-9991(83)90014-1.
     """
 
-    def __init__(self, atoms: Atoms, pairs: Sequence[Sequence[int]] | NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        atoms: Atoms,
+        pairs: Sequence[Sequence[int]] | NDArray[np.int64],
+        lengths: NDArray[np.float64] | None = None,
+        immobile: Collection[int] = (),
+    ) -> None:
         super().__init__(np.asarray(pairs, dtype=int).reshape(-1, 2), tolerance=1e-10)
-        self.bondlengths = self.initialize_bond_lengths(atoms)
+        self.bondlengths = self.initialize_bond_lengths(atoms) if lengths is None else lengths
         self.clusters = _clusters(self.pairs)
+        self.immobile = np.array(sorted(immobile), dtype=int)
 
     def adjust_positions(self, atoms: Atoms, new: NDArray[np.float64]) -> None:
-        masses = atoms.get_masses()
+        masses = self._masses(atoms)
         displaced = new - atoms.positions
         for bonds in self.clusters:
             pairs = self.pairs[bonds]
@@ -63,7 +74,8 @@ class FixedBonds(FixBondLengths):
         new[:] = atoms.positions + displaced
 
     def adjust_momenta(self, atoms: Atoms, momenta: NDArray[np.float64]) -> None:
-        masses = atoms.get_masses()
+        masses = self._masses(atoms)
+        weights = np.where(np.isinf(masses), np.inf, 1.0)
         for bonds in self.clusters:
             pairs = self.pairs[bonds]
             vectors = self._vectors(atoms, pairs)
@@ -71,7 +83,13 @@ class FixedBonds(FixBondLengths):
             along = np.sum((velocities[..., 0, :] - velocities[..., 1, :]) * vectors, axis=-1)
             matrix = _coupling(pairs, masses) * (vectors @ vectors.swapaxes(-1, -2))
             multipliers = np.linalg.solve(matrix, -along[..., None])
-            _add_along_bonds(momenta, pairs, multipliers * vectors, np.ones_like(masses))
+            _add_along_bonds(momenta, pairs, multipliers * vectors, weights)
+
+    def _masses(self, atoms: Atoms) -> NDArray[np.float64]:
+        """(N,) in u; what does not move is infinitely heavy."""
+        masses: NDArray[np.float64] = atoms.get_masses()
+        masses[self.immobile] = np.inf
+        return masses
 
     @staticmethod
     def _vectors(atoms: Atoms, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -102,34 +120,6 @@ def rigid_water(atoms: Atoms) -> FixedBonds:
     if not pairs:
         raise ConfigError("rigid_water: expected a structure with water molecules, got none")
     return FixedBonds(atoms, pairs)
-
-
-def apply_constraints(atoms: Atoms, fixed_atoms: Sequence[int], water: bool) -> None:
-    """Add the constraints that settings ask for to those that the structure has.
-
-    Parameters
-    ----------
-    atoms
-        Changed in place.
-    fixed_atoms
-        Atoms that do not move, counted from 0.
-    water
-        Keep water molecules rigid.
-
-    Raises
-    ------
-    ConfigError
-        An atom that does not exist, or no water where it was asked for.
-    """
-    constraints = list(atoms.constraints)
-    if fixed_atoms:
-        beyond = [index for index in fixed_atoms if not 0 <= index < len(atoms)]
-        if beyond:
-            raise ConfigError(f"fixed_atoms: expected 0 to {len(atoms) - 1}, got {beyond[0]}")
-        constraints.append(FixAtoms(indices=sorted(set(fixed_atoms))))
-    if water:
-        constraints.append(rigid_water(atoms))
-    atoms.set_constraint(constraints)
 
 
 def _has_heavy_bond(atoms: Atoms, centre: int) -> bool:

@@ -32,6 +32,8 @@ class CrystalSimulation(Simulation):
         No calculator, an unsound structure, or one not periodic in three directions.
     """
 
+    keeps_constraints = False
+
     def __init__(self, atoms: Atoms, folder: str | Path | None, name: str) -> None:
         super().__init__(atoms, folder, name)
         self.atoms.set_constraint()

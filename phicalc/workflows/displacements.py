@@ -1,7 +1,8 @@
 """Forces in a series of displaced supercells, kept on the way so that a killed run goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,13 @@ from phicalc.errors import ConfigError, SimulationError, StoppedError
 from phicalc.signals import stop_on_signals
 from phicalc.workflows.phonon_modes import as_atoms
 from phicalc.workflows.records import Record, RecordFile
+from phicalc.workflows.same_calculator import check_same_calculator
 from phicalc.workflows.watching import Display
 
 Array = NDArray[np.float64]
 
 SAME_PLACE = 1e-6
 """Å within which a restarted run must find the atoms of the first one."""
-
-SAME_FORCE = 1e-4
-"""eV/Å within which a restarted run must find the forces of the first one."""
 
 
 class DisplacedForces:
@@ -34,11 +33,20 @@ class DisplacedForces:
         ASE's.
     path
         Where finished displacements are kept, None: nowhere.
+    conditions
+        What the supercells are in, as their `info` says it: total charge, field.
     """
 
-    def __init__(self, cells: Sequence[Any], calculator: Any, path: Path | None) -> None:
+    def __init__(
+        self,
+        cells: Sequence[Any],
+        calculator: Any,
+        path: Path | None,
+        conditions: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.cells = cells
         self.calculator = calculator
+        self.conditions = conditions
         self.file = None if path is None else RecordFile(path)
 
     def run(self, *, restart: bool, progress: bool, name: str) -> Array:
@@ -107,12 +115,7 @@ class DisplacedForces:
                 f"{self.file.path}, got others; restore the settings, or choose another folder"
             )
         kept = [record["forces"] for record in records[1:]]
-        deviation = float(np.abs(self._forces(0) - kept[0]).max())
-        if deviation > SAME_FORCE:
-            raise ConfigError(
-                f"restart: expected the calculator of the run in {self.file.path}, got one whose "
-                f"forces differ by {deviation:.2g} eV/Å; restore it, or choose another folder"
-            )
+        check_same_calculator(self.file.path, {"forces": kept[0]}, self._atoms(0))
         return kept
 
     def _identity(self) -> Record:
@@ -123,9 +126,14 @@ class DisplacedForces:
             "positions": np.array([cell.positions for cell in self.cells]),
         }
 
-    def _forces(self, index: int) -> Array:
+    def _atoms(self, index: int) -> Atoms:
         atoms: Atoms = as_atoms(self.cells[index])
+        atoms.info |= self.conditions
         atoms.calc = self.calculator
+        return atoms
+
+    def _forces(self, index: int) -> Array:
+        atoms = self._atoms(index)
         forces = np.array(atoms.get_forces(), dtype=np.float64)
         if not np.isfinite(forces).all():
             raise SimulationError(f"the forces of displacement {index} are NaN or infinite")

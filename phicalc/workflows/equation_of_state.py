@@ -29,7 +29,7 @@ class EquationOfStateSettings(CrystalSettings):
     span: Positive = Field(
         0.06, lt=0.5, description="largest relative change of the volume, both ways"
     )
-    points: int = Field(9, ge=5, description="volumes")
+    points: int = Field(9, ge=5, le=1000, description="volumes")
     free: Literal["nothing", "atoms", "shape"] = Field(
         "atoms", description="what relaxes at each volume; shape: atoms and shape of the cell"
     )

@@ -46,7 +46,7 @@ def draw_dynamics(table: np.ndarray) -> Figure:
     panels[1].plot(times, conserved, color="black", linewidth=1.0, label="conserved")
     panels[1].set_ylabel("energy − start / eV")
     panels[1].legend(frameon=False, ncols=3, fontsize="small", loc="best")
-    slope, offset = np.polynomial.Polynomial.fit(times, conserved, 1).convert().coef[[1, 0]]
+    offset, slope = np.polynomial.polynomial.polyfit(times, conserved, 1)
     panels[2].plot(times, 1e3 * conserved, color="black", linewidth=0.8)
     panels[2].plot(times, 1e3 * (offset + slope * times), color="tab:orange", linewidth=1.0)
     panels[2].set_ylabel("conserved − start / meV")

@@ -14,10 +14,12 @@ from ase.constraints import FixSymmetry
 from ase.io.extxyz import write_extxyz
 from ase.io.trajectory import TrajectoryWriter
 
+from phicalc.workflows.conditions import conditions_of
+
 Mark = dict[str, int]
 """How long a file is: what it takes to cut it back."""
 
-_ARRAYS = ("momenta", "masses", "tags")
+_ARRAYS = ("momenta", "masses", "tags", "initial_charges", "initial_magmoms")
 _TRAJECTORY_ITEMS = 32  # where ASE's ulm format keeps the number of items, then the table's place
 
 
@@ -136,7 +138,7 @@ def snapshot(atoms: Atoms, properties: tuple[str, ...] = (), **info: float) -> A
     properties
         ASE properties to compute where the calculator has not done so yet.
     info
-        Numbers to keep with the frame, beside the structure's own `charge`.
+        Numbers to keep with the frame, beside the total charge and the field it was computed in.
     """
     frame = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     for name in _ARRAYS:
@@ -144,9 +146,7 @@ def snapshot(atoms: Atoms, properties: tuple[str, ...] = (), **info: float) -> A
             frame.set_array(name, atoms.get_array(name))
     # symmetry is no property of a frame, and ASE cannot read that constraint back
     frame.constraints = [c for c in atoms.constraints if not isinstance(c, FixSymmetry)]
-    if "charge" in atoms.info:
-        frame.info["charge"] = atoms.info["charge"]
-    frame.info |= info
+    frame.info |= conditions_of(atoms) | info
     frame.calc = _Results(frame, **_results(atoms, properties))
     return frame
 
@@ -159,7 +159,21 @@ class _Results(SinglePointCalculator):
 
 
 def as_extxyz(frame: Atoms) -> str:
-    """A frame as text in extended XYZ."""
+    """A frame as text in extended XYZ.
+
+    Results of one matrix per atom, Born charges, become nine columns, row after row: number
+    3 i + j is [a, i, j].
+    """
+    results = {} if frame.calc is None else frame.calc.results
+    flat = {
+        name: value.reshape(len(frame), -1)
+        for name, value in results.items()
+        if np.ndim(value) == 3
+    }
+    if flat:
+        written = frame.copy()
+        written.calc = _Results(written, **results | flat)
+        frame = written
     text = io.StringIO()
     write_extxyz(text, frame)
     return text.getvalue()

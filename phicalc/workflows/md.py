@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from phicalc.errors import ConfigError, SimulationError, UnsupportedError
 from phicalc.signals import stop_on_signals
 from phicalc.workflows.checkpoint import Checkpoint, read_structure, restore_structure
-from phicalc.workflows.constraints import apply_constraints
 from phicalc.workflows.ensemble import (
     build_integrator,
     check_ensemble,
@@ -26,6 +25,14 @@ from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
 from phicalc.workflows.md_log import counters, observables
 from phicalc.workflows.md_settings import MDSettings
+from phicalc.workflows.merging import apply_constraints
+from phicalc.workflows.remarks import on_momenta
+from phicalc.workflows.same_calculator import (
+    check_same_calculator,
+    check_same_constraints,
+    described,
+    results_to_compare,
+)
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.watching import Display
 
@@ -104,6 +111,7 @@ class MolecularDynamics(Simulation):
         super().__init__(atoms, folder, name)
         apply_constraints(self.atoms, settings.fixed_atoms, settings.rigid_water)
         check_ensemble(self.atoms, settings)
+        self.remarks += on_momenta(self.atoms)
         self.settings = settings
 
     def run(self, *, restart: bool = False, progress: bool = False) -> MDResult:
@@ -213,8 +221,13 @@ class _Run:
                 f"steps: expected at least the {checkpoint.step} that the checkpoint has done, "
                 f"got {settings.steps}"
             )
+        place = files.checkpoint
+        assert place is not None
+        if checkpoint.constraints is not None:
+            check_same_constraints(place, checkpoint.constraints, described(atoms.constraints))
         restore_structure(atoms, checkpoint.structure)
         _forget_history(atoms)
+        check_same_calculator(place, checkpoint.results, atoms)
         files.cut(checkpoint)
         rng = np.random.default_rng()
         rng.bit_generator.state = checkpoint.random
@@ -271,6 +284,8 @@ class _Run:
                 random=dict(self.rng.bit_generator.state),
                 outputs={},
                 settings=self.settings.model_dump(mode="json"),
+                results=results_to_compare(self.atoms),
+                constraints=described(self.atoms.constraints),
             )
         )
 

@@ -10,7 +10,7 @@ from ase.io import iread
 from numpy.typing import NDArray
 
 from phicalc.errors import DataError
-from phicalc.workflows.ensemble import quiet_motions
+from phicalc.workflows.freedom import free_motions, quiet, removed_by_constraints
 
 FEWEST = 16
 """Frames below which there is no spectrum to speak of."""
@@ -67,13 +67,15 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
         source = _read(Path(source))
     velocities, dipoles, times, volumes, kinetic, free = [], [], [], [], [], []
     first: Atoms | None = None
+    held = 0
     for number, frame in enumerate(source):
         if first is None:
-            first = frame
+            first, held = frame, removed_by_constraints(frame)
         _check_frame(frame, first, number)
         velocities.append(frame.get_velocities() * units.fs)
         kinetic.append(frame.get_kinetic_energy())
-        free.append(_degrees_of_freedom(frame))
+        # a run may begin without drift and end with it
+        free.append(3 * len(frame) - held - quiet(free_motions(frame), frame.get_momenta()))
         times.append(frame.info.get("time_fs", np.nan))
         dipoles.append(_dipole(frame))
         volumes.append(abs(frame.cell.volume))
@@ -107,13 +109,6 @@ def _check_frame(frame: Atoms, first: Atoms, number: int) -> None:
         raise DataError(
             f"expected frames with momenta, got none in frame {number}; phicalc md writes them"
         )
-
-
-def _degrees_of_freedom(frame: Atoms) -> int:
-    """Those that move in this frame: a run may begin without drift and end with it."""
-    quiet = quiet_motions(frame, frame.get_momenta())
-    free: int = frame.get_number_of_degrees_of_freedom() - quiet
-    return free
 
 
 def _dipole(frame: Atoms) -> NDArray[np.float64] | None:

@@ -54,13 +54,13 @@ def modes_at(
     return np.array(qpoints.frequencies[0]), np.array(qpoints.eigenvectors[0])
 
 
-def run_standard_path(phonopy: "Phonopy", path: str | None, points: int) -> None:
-    """Frequencies along the standard path of the Bravais lattice, into `phonopy.band_structure`.
+def standard_path(phonopy: "Phonopy", path: str | None, points: int) -> dict[str, Any]:
+    """The standard path of the Bravais lattice, as `phonopy.run_band_structure` takes it.
 
     Parameters
     ----------
     phonopy
-        With force constants.
+        For its primitive cell.
     path
         Special points as in "GXWKGL,UX"; None: the standard path by Setyawan and Curtarolo,
         doi 10.1016/j.commatsci.2010.05.010, as ASE has it.
@@ -88,7 +88,7 @@ def run_standard_path(phonopy: "Phonopy", path: str | None, points: int) -> None
         npoints=points,
         rec_lattice=np.asarray(np.linalg.inv(phonopy.primitive.cell), dtype=np.float64),
     )
-    phonopy.run_band_structure(qpoints, path_connections=connections, labels=names)
+    return {"paths": qpoints, "path_connections": connections, "labels": names}
 
 
 def animate(

@@ -1,5 +1,6 @@
 """Phonons of a crystal from the forces of displaced atoms, on phonopy."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from ase import Atoms, units
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.files import refuse_existing, replacing
@@ -17,7 +18,14 @@ from phicalc.workflows.crystal import CrystalSettings, CrystalSimulation
 from phicalc.workflows.displacements import DisplacedForces
 from phicalc.workflows.figures import draw_phonons, draw_thermal, save_figure
 from phicalc.workflows.frames import as_extxyz
-from phicalc.workflows.phonon_modes import animate, modes_at, run_standard_path
+from phicalc.workflows.phonon_cells import (
+    as_phonopy,
+    conditions_of_supercell,
+    isotopes,
+    phonopy_errors,
+    remark_on_size,
+)
+from phicalc.workflows.phonon_modes import animate, as_atoms, modes_at, standard_path
 from phicalc.workflows.relax import RelaxResult
 from phicalc.workflows.settings import Positive
 
@@ -46,7 +54,7 @@ class PhononSettings(CrystalSettings):
     )
     born_file: Path | None = Field(None, description="Born charges in phonopy's BORN format")
     path: str | None = Field(None, description='special points, as "GXWKGL,UX"; None: standard')
-    points: int = Field(51, ge=2, description="points on the longest line of the path")
+    points: int = Field(51, ge=2, le=10_000, description="points on the longest line of the path")
     mesh: Positive | tuple[int, int, int] = Field(
         100.0, description="q-points along each axis, or a length (Å) from which they follow"
     )
@@ -56,6 +64,13 @@ class PhononSettings(CrystalSettings):
     animated: tuple[tuple[float, float, float], ...] = Field(
         ((0.0, 0.0, 0.0),), description="wave vectors whose modes become moving pictures"
     )
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str | None) -> str | None:
+        if path is not None and not re.fullmatch(r"([A-Z]\d*)+(,([A-Z]\d*)+)*", path):
+            raise ValueError(f'path: expected special points as "GXWKGL,UX", got {path!r}')
+        return path
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,8 @@ class PhononResult:
         Charges of the non-analytical term correction, None without it.
     note
         Why there is no correction, None with it.
+    remark
+        What is wrong with the supercell's size, None where nothing is.
     files
         What was written.
     """
@@ -95,6 +112,7 @@ class PhononResult:
     lowest: float
     born: BornCharges | None
     note: str | None
+    remark: str | None
     files: tuple[Path, ...]
 
     def gamma(self, direction: Sequence[float] | None = None) -> NDArray[np.float64]:
@@ -182,20 +200,21 @@ class Phonons(CrystalSimulation):
         if stem is not None and not restart:
             refuse_existing(stem.with_name(f"{self.name}.yaml"), _unfinished(stem))
         atoms, relaxation = self.relaxed(settings.relax, restart, progress)
-        phonopy = self._phonopy(atoms)
+        with phonopy_errors():
+            phonopy = self._phonopy(atoms)
+            path = standard_path(phonopy, settings.path, settings.points)
         born, note = self._born(atoms, phonopy)
         cells = phonopy.supercells_with_displacements
         assert cells is not None
-        series = DisplacedForces(cells, atoms.calc, None if stem is None else _unfinished(stem))
+        part = None if stem is None else _unfinished(stem)
+        repeats = len(phonopy.supercell) // len(atoms)
+        conditions = conditions_of_supercell(atoms, repeats)
+        series = DisplacedForces(cells, atoms.calc, part, conditions)
         phonopy.forces = series.run(restart=restart, progress=progress, name=self.name)
-        drift = self._force_constants(phonopy, born)
-        run_standard_path(phonopy, settings.path, settings.points)
-        phonopy.run_mesh(settings.mesh, is_gamma_center=True)
-        phonopy.run_total_dos()
-        first, last, interval = settings.temperatures
-        phonopy.run_thermal_properties(
-            t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
-        )
+        with phonopy_errors():
+            drift = self._force_constants(phonopy, born)
+            phonopy.run_band_structure(**path)
+            self._frequencies(phonopy)
         files = () if stem is None else self._write(phonopy, stem)
         series.finish()
         return PhononResult(
@@ -207,26 +226,36 @@ class Phonons(CrystalSimulation):
             lowest=_lowest(phonopy),
             born=born,
             note=note,
+            remark=remark_on_size(phonopy.supercell, atoms.calc),
             files=files,
+        )
+
+    def _frequencies(self, phonopy: "Phonopy") -> None:
+        """Density of states and thermal properties."""
+        settings = self.settings
+        symmetric = not isotopes(as_atoms(phonopy.primitive))
+        phonopy.run_mesh(settings.mesh, is_gamma_center=True, is_mesh_symmetry=symmetric)
+        phonopy.run_total_dos()
+        first, last, interval = settings.temperatures
+        phonopy.run_thermal_properties(
+            t_min=first, t_max=last, t_step=interval, cutoff_frequency=FLAT
         )
 
     def _phonopy(self, atoms: Atoms) -> "Phonopy":
         """The phonopy object with its displacements."""
         from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
         from phonopy.structure.cells import guess_primitive_matrix
 
-        cell = PhonopyAtoms(
-            symbols=atoms.get_chemical_symbols(),
-            cell=atoms.cell.array,
-            scaled_positions=atoms.get_scaled_positions(),
-            masses=atoms.get_masses(),
-        )
+        cell = as_phonopy(atoms)
         tolerance = self.settings.symmetry_tolerance
+        # phonopy's primitive cell is that of the elements, whatever the masses
+        primitive = (
+            np.eye(3) if isotopes(atoms) else guess_primitive_matrix(cell, symprec=tolerance)
+        )
         phonopy = Phonopy(
             cell,
             supercell_matrix=np.diag(self._repeats(atoms)),
-            primitive_matrix=guess_primitive_matrix(cell, symprec=tolerance),
+            primitive_matrix=primitive,
             symprec=tolerance,
         )
         phonopy.generate_displacements(distance=self.settings.displacement, is_plusminus=True)

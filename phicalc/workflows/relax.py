@@ -22,16 +22,28 @@ from phicalc.errors import (
     UnsupportedError,
 )
 from phicalc.files import refuse_existing, replacing
-from phicalc.signals import stop_on_signals
-from phicalc.workflows.constraints import apply_constraints
+from phicalc.signals import Interrupted, StopRequest, stop_on_signals
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
 from phicalc.workflows.md_log import as_table
+from phicalc.workflows.merging import apply_constraints
+from phicalc.workflows.same_calculator import (
+    check_same_calculator,
+    check_same_constraints,
+    described,
+)
 from phicalc.workflows.settings import Finite, Positive, Settings
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.symmetry import keep_symmetry, space_group
 from phicalc.workflows.watching import Display
 
 _OPTIMIZERS = {"fire": FIRE, "bfgs": BFGS, "lbfgs": LBFGS}
+
+
+VOLUME_CHANGE = 4.0
+"""Factor by which the volume may change, up or down, before a relaxation counts as run away."""
+
+FLIGHT = 100.0
+"""Å by which a structure that is not periodic may grow, likewise."""
 
 
 class RelaxSettings(Settings):
@@ -141,6 +153,7 @@ class Relaxation(Simulation):
             if "stress" not in atoms.calc.implemented_properties:
                 raise UnsupportedError("cell: expected a calculator with stress")
         self._initial_space_group = space_group(self.atoms, settings.symmetry_tolerance)
+        self.atoms.arrays.pop("momenta", None)  # relaxed atoms are at rest
         apply_constraints(self.atoms, settings.fixed_atoms, water=False)
         if settings.keep_symmetry:
             keep_symmetry(self.atoms, settings.symmetry_tolerance)
@@ -161,7 +174,10 @@ class Relaxation(Simulation):
             Still not converged after the allowed steps, or stopped by a signal; the steps so far
             are in the trajectory.
         SimulationError
-            The forces became NaN, or the calculator refused a structure.
+            The forces became NaN, the calculator refused a structure, or the structure collapsed
+            or flew apart.
+        ConfigError
+            Restarted with another structure, calculator or constraints.
         OutputError
             A file is in the way or cannot be written.
         StructureError, UnsupportedError
@@ -177,23 +193,28 @@ class Relaxation(Simulation):
             else:
                 refuse_existing(trajectory.path, structure)
         rows: list[dict[str, float]] = []
+        self._volume = abs(self.atoms.cell.volume) or 1.0
+        self._extent = _extent(self.atoms)
         try:
             with (
                 stop_on_signals() as stop,
                 Display(first + self.settings.steps, self.name, progress) as bar,
             ):
-                for step, row in enumerate(self._steps(), start=first):
+                for step, row in enumerate(_interruptible(self._steps(), stop), start=first):
                     rows.append({"step": step} | row)
                     if trajectory is not None and not (step == first and first > 0):
                         _append(trajectory, snapshot(self.atoms, step=step))
                     bar.show(step, f"{row['max_force_eV_A']:.3g} eV/Å")
                     if self._converged(row) or stop:
                         break
+                    self._check_bounds(row)
+        except Interrupted:
+            _reset(self.atoms.calc)
         finally:
             if trajectory is not None:
                 trajectory.close()
-        if not self._converged(row):
-            self._fail(step, row, stop.name)
+        if not rows or not self._converged(rows[-1]):
+            self._fail(first + max(len(rows) - 1, 0), rows, stop.name)
         if structure is not None:
             with replacing(structure) as new:
                 new.write_text(as_extxyz(snapshot(self.atoms, step=step)), encoding="utf-8")
@@ -218,10 +239,17 @@ class Relaxation(Simulation):
                 frame = frames[-1]
         except Exception as error:
             raise OutputError(f"expected the trajectory of a relaxation, got {path}") from error
-        if not np.array_equal(frame.numbers, self.atoms.numbers):
-            raise ConfigError(f"restart: expected the structure in {path}, got other elements")
+        for name, kept, now in (
+            ("elements", frame.numbers, self.atoms.numbers),
+            ("pbc", frame.pbc, self.atoms.pbc),
+        ):
+            if not np.array_equal(kept, now):
+                raise ConfigError(f"restart: expected the structure in {path}, got other {name}")
+        constraints = described(self.atoms.constraints)
+        check_same_constraints(path, described(frame.constraints), constraints)
         self.atoms.set_cell(frame.cell, apply_constraint=False)
         self.atoms.set_positions(frame.positions, apply_constraint=False)
+        check_same_calculator(path, {} if frame.calc is None else frame.calc.results, self.atoms)
         return int(frame.info.get("step", 0))
 
     def _steps(self) -> Iterator[dict[str, float]]:
@@ -261,25 +289,68 @@ class Relaxation(Simulation):
             row["volume_A3"] = float(self.atoms.get_volume())
         return row
 
+    def _check_bounds(self, row: dict[str, float]) -> None:
+        """Stop a structure that collapses or flies apart, before its neighbours fill the memory."""
+        ratio, spread = row.get("volume_A3", self._volume) / self._volume, _extent(self.atoms)
+        problem = None
+        if not 1.0 / VOLUME_CHANGE < ratio < VOLUME_CHANGE:
+            problem = f"the volume is {ratio:.3g} times that of the start (limits 1/4 and 4)"
+        elif spread > self._extent + FLIGHT:
+            problem = f"the atoms are spread over {spread:.4g} Å, {self._extent:.4g} Å at the start"
+        if problem is not None:
+            raise SimulationError(
+                f"the relaxation ran away: {problem}; the model has no minimum near this "
+                "structure; a restart goes on from the last frame, if this was meant"
+            )
+
     def _converged(self, row: dict[str, float]) -> bool:
         return (
             row["max_force_eV_A"] <= self.settings.max_force
             and row.get("max_stress_GPa", 0.0) <= self.settings.max_stress
         )
 
-    def _fail(self, step: int, row: dict[str, float], signal: str | None) -> None:
-        left = f"{row['max_force_eV_A']:.3g} eV/Å (limit {self.settings.max_force:g})"
-        if "max_stress_GPa" in row:
-            left += f" and {row['max_stress_GPa']:.3g} GPa (limit {self.settings.max_stress:g})"
+    def _fail(self, step: int, rows: list[dict[str, float]], signal: str | None) -> None:
+        left = ""
+        if rows:
+            row = rows[-1]
+            left = f": {row['max_force_eV_A']:.3g} eV/Å (limit {self.settings.max_force:g})"
+            if "max_stress_GPa" in row:
+                left += f" and {row['max_stress_GPa']:.3g} GPa (limit {self.settings.max_stress:g})"
+            left += " left"
         if signal is not None:
             raise StoppedError(
-                f"relaxation stopped by {signal} after {step} steps: {left} left; restart it",
+                f"relaxation stopped by {signal} after {step} steps{left}; restart it",
                 signal,
             )
         raise ConvergenceError(
-            f"relaxation not converged after {step} steps: {left} left; restart it with more "
+            f"relaxation not converged after {step} steps{left}; restart it with more "
             "steps, or try another optimizer"
         )
+
+
+def _extent(atoms: Atoms) -> float:
+    """Longest extension along an axis that is not periodic, Å."""
+    sizes = np.ptp(atoms.positions, axis=0)[~atoms.pbc] if not atoms.pbc.all() else [0.0]
+    return float(np.max(sizes))
+
+
+def _interruptible(
+    steps: Iterator[dict[str, float]], stop: StopRequest
+) -> Iterator[dict[str, float]]:
+    """The same, each step ended at once by a signal."""
+    while True:
+        with stop.interrupting():
+            row = next(steps, None)
+        if row is None:
+            return
+        yield row
+
+
+def _reset(calculator: Any) -> None:
+    """An evaluation that was interrupted is forgotten."""
+    reset = getattr(calculator, "reset", None)
+    if reset is not None:
+        reset()
 
 
 def _append(trajectory: TrajFile, frame: Atoms) -> None:

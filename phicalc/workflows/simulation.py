@@ -7,6 +7,7 @@ from ase import Atoms
 from phicalc.checks import check_structure
 from phicalc.errors import ConfigError
 from phicalc.files import prepare_folder
+from phicalc.workflows.remarks import on_constraints, on_masses
 
 
 class Simulation:
@@ -21,6 +22,12 @@ class Simulation:
     name
         Start of the files' names.
 
+    Attributes
+    ----------
+    remarks
+        Sentences on what the structure brings along that changes the calculation: constraints,
+        masses, velocities.
+
     Raises
     ------
     ConfigError
@@ -29,10 +36,17 @@ class Simulation:
         An unsound structure.
     """
 
+    keeps_constraints = True
+    """Whether the structure's own constraints hold in this simulation."""
+
     def __init__(self, atoms: Atoms, folder: str | Path | None, name: str) -> None:
         self.atoms = own_copy(atoms)
         self.folder = None if folder is None else Path(folder)
         self.name = name
+        self.remarks = [
+            *on_constraints(self.atoms, kept=self.keeps_constraints),
+            *on_masses(self.atoms),
+        ]
 
     def begin(self) -> Path | None:
         """Start of the files' paths, in a folder that can be written to; None: write nothing.

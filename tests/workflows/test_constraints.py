@@ -10,7 +10,8 @@ from ase.constraints import FixBondLengths
 from ase.io import read, write
 
 from phicalc.errors import ConfigError, SimulationError
-from phicalc.workflows.constraints import FixedBonds, apply_constraints, rigid_water
+from phicalc.workflows.constraints import FixedBonds, rigid_water
+from phicalc.workflows.merging import apply_constraints
 from phicalc.workflows.structures import water_box
 
 

@@ -10,11 +10,13 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import read
 
 from phicalc import PhiCalculator
-from phicalc.errors import UnsupportedError
+from phicalc.errors import SimulationError, UnsupportedError
 from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import MDSettings
+from phicalc.workflows.md_settings import GuardSettings, MDSettings
+from phicalc.workflows.relax import Relaxation, RelaxSettings
 from phicalc.workflows.spectra import Spectra, SpectraSettings
 from tests.reference_models import small_metadata, small_potential
+from tests.workflows.ions import RigidIons
 from tests.workflows.springs import Springs
 
 CHARGE, STIFFNESS = 0.7, 2.0  # e, eV/Å²
@@ -125,3 +127,38 @@ def test_a_run_leaves_a_picture_of_what_should_be_conserved(tmp_path):
     assert result.picture == tmp_path / "md.png"
     assert result.picture.read_bytes().startswith(b"\x89PNG")
     assert MolecularDynamics(salt(), settings(steps=40, log_every=4)).run().picture is None
+
+
+@pytest.mark.parametrize("name", ["born_effective_charges", "dielectric_tensor"])
+def test_born_charges_in_extended_xyz(tmp_path, name):
+    """Nine columns, row after row; the binary trajectory keeps matrices."""
+    atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = RigidIons({"Na": 1.0, "Cl": -1.0}, born_error=0.25)
+    wanted = settings(
+        steps=2, trajectory_every=1, properties=(name,), formats=("traj", "extxyz"), timestep=0.5
+    )
+    MolecularDynamics(atoms, wanted, tmp_path).run()
+    frames, exact = read(tmp_path / "md.extxyz", ":"), read(tmp_path / "md.traj", ":")
+    assert len(frames) == len(exact) == 3
+    charges = np.where(atoms.symbols == "Na", 1.25, -0.75)[:, None, None] * np.eye(3)
+    for frame, other in zip(frames, exact, strict=True):
+        columns = frame.calc.results["born_effective_charges"]
+        assert columns.shape == (8, 9)
+        np.testing.assert_array_equal(columns.reshape(8, 3, 3), charges)
+        np.testing.assert_array_equal(other.calc.results["born_effective_charges"], charges)
+        np.testing.assert_array_equal(frame.calc.results["dielectric_tensor"], np.eye(3))
+    header = (tmp_path / "md.extxyz").read_text().splitlines()[1]
+    assert "born_effective_charges:R:9" in header
+
+
+def test_stopped_and_relaxed_structures_with_born_charges(tmp_path):
+    atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = RigidIons({"Na": 1.0, "Cl": -1.0})
+    Relaxation(atoms, RelaxSettings(max_force=0.05), tmp_path).run()
+    assert read(tmp_path / "relax-final.extxyz").calc.results["born_effective_charges"].size == 72
+    stop = settings(guards=GuardSettings(max_speed=1e-9), properties=())
+    with pytest.raises(SimulationError, match=r"md-stopped\.extxyz"):
+        MolecularDynamics(atoms, stop, tmp_path).run()
+    assert len(read(tmp_path / "md-stopped.extxyz")) == 8

@@ -1,0 +1,24 @@
+"""What a structure is in, beside its atoms and cell: total charge, electric field, spin."""
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+CONDITIONS = ("charge", "external_field", "spin", "multiplicity")
+"""Keys of `info` by which calculators are told."""
+
+
+def conditions_of(atoms: Atoms) -> dict[str, Any]:
+    """Entries of `info` with which any later calculation is of the same charge, field and spin.
+
+    The structure's own, and for what it does not say what its calculator takes instead, by the
+    method `conditions(atoms)` where it has one.
+    """
+    method = getattr(atoms.calc, "conditions", None)
+    found: dict[str, Any] = {} if method is None else dict(method(atoms))
+    found |= {name: atoms.info[name] for name in CONDITIONS if name in atoms.info}
+    return {
+        name: np.array(value) if isinstance(value, np.ndarray | list | tuple) else value
+        for name, value in found.items()
+    }
