@@ -103,7 +103,12 @@ class Evaluator:
         for model in self.models:
             known = model.metadata
             check_support(
-                charge, atoms.pbc, known.supports_total_charge, known.supports_partial_pbc
+                charge,
+                atoms.pbc,
+                known.supports_total_charge,
+                known.supports_partial_pbc,
+                len(atoms),
+                known.charge_range,
             )
         # inference mode would make tensors that no gradient can ever be taken through
         with _threads(self.threads), torch.inference_mode(False):

@@ -235,7 +235,14 @@ def _checked(
                 total_charge(atoms.info, charge, atoms.numbers),
                 external_field(atoms.info, elsewhere),
             )
-            check_support(own.charge, pbc, known.supports_total_charge, known.supports_partial_pbc)
+            check_support(
+                own.charge,
+                pbc,
+                known.supports_total_charge,
+                known.supports_partial_pbc,
+                len(atoms),
+                known.charge_range,
+            )
             if own.field.any():
                 refuse_field([model], atoms, own.charge)
         except (StructureError, UnsupportedError) as error:

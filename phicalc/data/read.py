@@ -132,6 +132,13 @@ def labels_of(atoms: Atoms) -> Labels:
     )
 
 
+def is_defined(name: str, atoms: Atoms) -> bool:
+    """Whether a label means anything: stress of bulk only, dipole of molecules only."""
+    if name == "stress":
+        return bool(atoms.pbc.all())
+    return name != "dipole" or not atoms.pbc.any()
+
+
 def total_charge_of(atoms: Atoms) -> float:
     """Total charge in e: `info["charge"]`, 0 where it is not given.
 
@@ -206,6 +213,8 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
         return
     for name in LABELS:
         if name not in needed:
+            continue
+        if not is_defined(name, atoms):
             continue
         value = getattr(labels, name)
         if value is None:

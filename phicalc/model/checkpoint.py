@@ -95,12 +95,13 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
             "it was written by a newer phicalc, please upgrade"
         )
     try:
-        config = ModelConfig.model_validate(payload["config"])
+        config = ModelConfig.stored(payload["config"])
         if dtype is not None:
             config = ModelConfig.model_validate({**config.model_dump(), "dtype": dtype})
         potential = Potential(config, payload["elements"])
         state = payload["state_dict"]
         state.setdefault("contact.closest", potential.contact.closest)  # new since format 1 began
+        state.setdefault("charge_scale", potential.charge_scale)
         potential.load_state_dict(state)
     except (KeyError, RuntimeError, ValidationError) as error:
         reason = " ".join(str(error).split())

@@ -11,6 +11,7 @@ from phicalc.data.graph import collate, graph_dict
 from phicalc.errors import ConfigError
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
+from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import joint_loss, residuals, summed_losses
 from phicalc.train.metrics import ErrorSums, Evaluation, batches
 
@@ -86,7 +87,9 @@ class Objective:
             self.processes.sum_(tensor)
         structures, atoms = (round(value) for value in errors.size.tolist())
         loss = float(joint_loss(totals, self.config, structures, atoms))
-        return loss, Evaluation(structures, atoms, *errors.errors())
+        labelled = labelled_structures(graphs, self.config.properties)
+        counts = {str(name): count for name, count in labelled.items()}
+        return loss, Evaluation(structures, atoms, *errors.errors(), labelled=counts)
 
     def _losses(
         self, graph: dict[str, Tensor]
