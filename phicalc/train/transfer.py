@@ -29,7 +29,7 @@ SMALLEST_SPREAD = 1e-3
 EVIDENCE_PER_ELEMENT = 5.0
 """Gain in log-likelihood, per fitted number, from which a refit is more than fitting noise."""
 
-CHARGES = ("charge_embedding", "charge_scale")
+CHARGE_EMBEDDING, CHARGE_SCALE = "charge_embedding", "charge_scale"
 
 
 def charges_as_in(config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
@@ -63,7 +63,7 @@ def take_weights(potential: Potential, checkpoint: Checkpoint, name: str) -> lis
     """
     own, given = potential.state_dict(), checkpoint.potential.state_dict()
     places = _places_of_elements(potential)
-    left_out = set(CHARGES) if _other_charges(potential.config, checkpoint) else set()
+    left_out = _meaningless(potential.config, checkpoint)
     taken = {}
     for key, value in own.items():
         if key in given and key not in left_out:
@@ -104,6 +104,8 @@ def _by_element(
     shared = [z for z in mine if z in theirs]
     result, source = own.clone(), given.to(own.dtype)
     to, of = (torch.tensor([known.index(z) for z in shared]) for known in (mine, theirs))
+    if not places:
+        return source.clone()
     for d in places:
         source = source.index_select(d, of)
     index = torch.meshgrid(
@@ -114,14 +116,13 @@ def _by_element(
     return result
 
 
-def _other_charges(config: ModelConfig, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint's weights of the total charge say nothing to this configuration."""
+def _meaningless(config: ModelConfig, checkpoint: Checkpoint) -> set[str]:
+    """Weights of the total charge that say nothing here: a unit of no charges, another meaning."""
     theirs = checkpoint.config
-    return (
-        not theirs.total_charge
-        or theirs.charge_embedding != config.charge_embedding
-        or _knows_no_charge(checkpoint)
-    )
+    if not theirs.total_charge or _knows_no_charge(checkpoint):
+        return {CHARGE_SCALE}
+    same = theirs.charge_embedding == config.charge_embedding
+    return set() if same else {CHARGE_SCALE, CHARGE_EMBEDDING}
 
 
 def _knows_no_charge(checkpoint: Checkpoint) -> bool:
@@ -139,10 +140,11 @@ def _notes(potential: Potential, checkpoint: Checkpoint, fresh: list[str]) -> li
         notes.append(f"new elements: {joined}; what belongs to them starts at random")
     if gone:
         notes.append(f"{gone}: not in the training data, so the model no longer knows them")
-    parts = sorted({".".join(key.split(".")[:2]) for key in fresh} - set(CHARGES))
+    parts = sorted({".".join(key.split(".")[:2]) for key in fresh})
+    parts = [part for part in parts if part not in (CHARGE_EMBEDDING, CHARGE_SCALE)]
     if parts:
         notes.append(f"starting at random, for the checkpoint has no such part: {', '.join(parts)}")
-    if potential.config.total_charge and CHARGES[0] in fresh:
+    if potential.config.total_charge and CHARGE_EMBEDDING in fresh:
         notes.append("what atoms are told of the total charge starts at random")
     before, now = (c.model_dump(exclude={"dtype"}) for c in (checkpoint.config, potential.config))
     changed = [f"{k} {before[k]} → {now[k]}" for k in now if before[k] != now[k]]
