@@ -1,5 +1,6 @@
 """The training configuration: one YAML file, validated before anything is read or computed."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -106,7 +107,8 @@ class DataConfig(Section):
         for symbol, energy in value.items():
             if symbol not in atomic_numbers or symbol == "X":
                 raise ValueError(f"expected chemical symbols, got {symbol!r}")
-            if isinstance(energy, bool) or not isinstance(energy, int | float):
+            number = isinstance(energy, int | float) and not isinstance(energy, bool)
+            if not (number and math.isfinite(energy)):
                 raise ValueError(f"expected the energy of {symbol} in eV, got {energy!r}")
         return value
 
