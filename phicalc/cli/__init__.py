@@ -219,7 +219,7 @@ def export(
     Console(highlight=False, soft_wrap=True).print(
         f"{output}: {' + '.join([metadata.backbone, *metadata.heads])} for "
         f"{' '.join(metadata.symbols)}, {metadata.dtype}, {output.stat().st_size / 1e6:.2f} MB, "
-        "same numbers as the network"
+        f"same numbers as the network; total charge: {_charges_of(metadata)}"
     )
 
 
@@ -289,7 +289,9 @@ def _charges_of(metadata: "ModelMetadata") -> str:
     if not metadata.supports_total_charge:
         return "0 only"
     allowed = metadata.charge_range
-    return "any; those of training are not recorded" if allowed is None else str(allowed)
+    if allowed is None:
+        return "any; those of training are not recorded"
+    return f"{allowed}, as in training"
 
 
 def _reference_facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:

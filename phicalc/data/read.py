@@ -157,7 +157,10 @@ def check_labels(
     max_force: float = 100.0,
     partial: Collection[str] = (),
 ) -> None:
-    """A training set that has every needed label in every frame, finite and not absurd.
+    """A training set that has every needed label, finite and not absurd.
+
+    In every frame, but for those that ``partial`` names. What is not defined for a frame's
+    periodicity (:func:`is_defined`) is not looked at.
 
     Parameters
     ----------
@@ -192,8 +195,9 @@ def check_labels(
             if len(problems.get(f"no {name}", ())) == len(frames):
                 problems[f"no {name}{_similar(frames[0], name)}"] = problems.pop(f"no {name}")
         lines = [_sentence(problem, bad, len(frames)) for problem, bad in problems.items()]
+        where = "in some of" if set(needed) <= set(partial) else "in each of"
         raise DataError(
-            f"expected {_and(needed)} in each of {len(frames)} frames (numbered from 0), got\n"
+            f"expected {_and(needed)} {where} {len(frames)} frames (numbered from 0), got\n"
             + "\n".join(f"  - {line}" for line in lines)
             + "\nmend or remove these frames, or train without that label"
         )
@@ -214,11 +218,11 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
     for name in LABELS:
         if name not in needed:
             continue
-        if not is_defined(name, atoms):
-            continue
         value = getattr(labels, name)
         if value is None:
             yield f"no {name}"
+        elif not is_defined(name, atoms):
+            continue
         elif not np.isfinite(value).all():
             yield f"NaN or infinite {name}"
         elif name == "forces" and np.linalg.norm(value, axis=1).max() > max_force:

@@ -33,7 +33,7 @@ def describe_data(data: TrainingData, config: TrainConfig) -> Iterator[str]:
         if fit.open:
             yield (
                 f"the compositions leave the reference energies of {_symbols(fit.open)} open "
-                f"({fit.rank} combinations of {len(fit.energies)} are fixed): energies between "
+                f"(of {len(fit.energies)} combinations {fit.rank} fixed): energies between "
                 "other compositions mean nothing; give data.reference_energies, or frames of "
                 "isolated atoms"
             )

@@ -110,7 +110,10 @@ def test_a_model_of_ions_answers_for_as_much_charge_per_atom(trained):
 
 
 def test_info_says_so(trained, tmp_path):
-    for name, expected in (("neutral", " 0 "), ("ions", "-0.5 to 0.3333 e per atom")):
+    for name, expected in (
+        ("neutral", " 0, as in training"),
+        ("ions", "-0.5 to 0.3333 e per atom"),
+    ):
         shown = CliRunner().invoke(app, ["info", str(trained[name][2])]).output
         line = next(line for line in shown.splitlines() if "total charge" in line)
         assert expected in line

@@ -125,7 +125,7 @@ def test_open_reference_energies_are_said(config, tmp_path):
     """Water alone fixes one sum of two energies: in the log, in the file, in info."""
     console = Console(record=True, width=400, file=io.StringIO())
     best = train(config(WATERS), console=console).best
-    said = "compositions leave the reference energies of H, O open (1 combinations of 2 are fixed)"
+    said = "compositions leave the reference energies of H, O open (of 2 combinations 1 fixed)"
     assert said in console.export_text()
     reference = export(best, tmp_path / "model.pt").provenance.reference
     assert reference.open == ["H", "O"]
