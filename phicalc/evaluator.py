@@ -105,7 +105,12 @@ class Evaluator:
         for model in self.models:
             known = model.metadata
             check_support(
-                charge, atoms.pbc, known.supports_total_charge, known.supports_partial_pbc
+                charge,
+                atoms.pbc,
+                known.supports_total_charge,
+                known.supports_partial_pbc,
+                len(atoms),
+                known.charge_range,
             )
         # inference mode, for one, would make tensors that no gradient can ever be taken through
         with self._thread.working(), _threads(self.threads), own_modes():

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phicalc import __version__
 from phicalc.archive import holds_program, read_whole, sound_parts
+from phicalc.checks import ChargeRange
 from phicalc.errors import ModelFileError
 
 FORMAT_VERSION: Final = 1
@@ -41,6 +42,36 @@ class DataSource(BaseModel):
     name: str
     sha256: str
     structures: int
+    labels: dict[str, int] = Field(default={}, description="structures that had it, by property")
+    periodicity: dict[str, int] = Field(
+        default={}, description="structures by the number of their periodic directions"
+    )
+    keys: dict[str, str] = Field(default={}, description="columns that labels were read from")
+
+
+class ChargesSeen(BaseModel):
+    """Total charges of the training structures."""
+
+    structures: dict[str, int] = Field(description="how many, by total charge in e")
+    per_atom: tuple[float, float] = Field(description="lowest and highest Q/N in e")
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """Lowest and highest Q in e."""
+        values = [float(charge) for charge in self.structures]
+        return min(values), max(values)
+
+
+class ReferenceEnergies(BaseModel):
+    """E⁰ of the elements as training began."""
+
+    energies: dict[str, float] = Field(description="eV by chemical symbol")
+    source: str = Field(description="where they come from")
+    open: list[str] = Field(
+        default=[],
+        description="elements of which the compositions of the data fix only sums: energies of "
+        "other compositions mean nothing",
+    )
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,8 @@ class Provenance(BaseModel):
 
     data: dict[str, DataSource] = Field(default={}, description="by use: train, valid")
     valid_errors: dict[str, ErrorSummary] = Field(default={}, description="by property")
+    charges: ChargesSeen | None = Field(default=None, description="of training; None: not noted")
+    reference: ReferenceEnergies | None = Field(default=None, description="None: not noted")
     step: int | None = Field(default=None, description="optimiser steps until these weights")
     config: dict[str, Any] = Field(default={}, description="the training configuration")
     checkpoint_sha256: str = Field(default="", description="of the exported checkpoint")
@@ -104,6 +137,19 @@ class ModelMetadata(BaseModel):
     def symbols(self) -> list[str]:
         """Chemical symbols of :attr:`elements`."""
         return [chemical_symbols[number] for number in self.elements]
+
+    @property
+    def charge_range(self) -> ChargeRange | None:
+        """Total charges that it may be asked for, of those that it can be told of; None: any."""
+        return charge_range(self.provenance.charges, self.config.get("charge_embedding", "total"))
+
+
+def charge_range(seen: ChargesSeen | None, embedding: str) -> ChargeRange | None:
+    """What charges that were seen allow, by the model's ``charge_embedding``."""
+    if seen is None:
+        return None
+    per_atom = embedding == "per-atom"
+    return ChargeRange(*(seen.per_atom if per_atom else seen.total), per_atom)
 
 
 def read_metadata(source: str | Path | bytes) -> ModelMetadata:

@@ -239,7 +239,14 @@ def _checked(
             cell, pbc = atoms.cell.array, atoms.pbc
             check_structure(atoms.numbers, atoms.positions, cell, pbc, known.elements)
             own = _Conditions(total_charge(atoms, charge), external_field(atoms, elsewhere))
-            check_support(own.charge, pbc, known.supports_total_charge, known.supports_partial_pbc)
+            check_support(
+                own.charge,
+                pbc,
+                known.supports_total_charge,
+                known.supports_partial_pbc,
+                len(atoms),
+                known.charge_range,
+            )
             if own.field.any():
                 refuse_field([model], atoms, own.charge)
         except (StructureError, UnsupportedError) as error:

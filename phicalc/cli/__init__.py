@@ -22,7 +22,7 @@ from phicalc import __version__
 from phicalc.cli import ablate, crystal, predict, simulate
 from phicalc.cli.arguments import Device, complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
-from phicalc.errors import PhicalcError, status_of_signal
+from phicalc.errors import ConfigError, PhicalcError, status_of_signal
 from phicalc.files import file_sha256
 
 if TYPE_CHECKING:
@@ -145,6 +145,10 @@ def evaluate(
     skip: Annotated[
         list[int] | None, typer.Option(help="Frame to leave out, from 0; may be repeated.")
     ] = None,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of a label, as energy=REF_energy; may be repeated."),
+    ] = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
@@ -155,7 +159,9 @@ def evaluate(
       phicalc eval model.pt valid.extxyz.gz
       phicalc eval run/best.pt valid.extxyz.gz -o run/valid
       phicalc eval model.pt valid.extxyz.gz --skip 29
+      phicalc eval model.pt mace.xyz --key energy=REF_energy --key forces=REF_forces
     """
+    keys = _label_keys(key or ())
     from phicalc.train.evaluation import evaluate_file
     from phicalc.train.report import error_table
 
@@ -173,12 +179,24 @@ def evaluate(
             data,
             output,
             skip=skip or (),
+            keys=keys,
             device=device,
             batch_size=batch_size,
             advance=advance,
         )
     console.print(error_table(result))
     console.print(f"written: {output / 'errors.json'}, {output / 'parity.png'}", highlight=False)
+
+
+def _label_keys(given: Iterable[str]) -> dict[str, str]:
+    """Columns by our names of labels, from "name=column"."""
+    keys = {}
+    for pair in given:
+        name, equals, column = pair.partition("=")
+        if not (equals and column):
+            raise ConfigError(f"--key: expected NAME=COLUMN, as energy=REF_energy, got {pair!r}")
+        keys[name] = column
+    return keys
 
 
 @app.command()
@@ -221,7 +239,7 @@ def export(
     Console(highlight=False, soft_wrap=True).print(
         f"{output}: {' + '.join([metadata.backbone, *metadata.heads])} for "
         f"{' '.join(metadata.symbols)}, {metadata.dtype}, {output.stat().st_size / 1e6:.2f} MB, "
-        "same numbers as the network"
+        f"same numbers as the network; total charge: {_charges_of(metadata)}"
     )
 
 
@@ -261,9 +279,16 @@ def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     yield "network", " + ".join([metadata.backbone, *metadata.heads])
     yield "parameters", f"{metadata.parameters} in {metadata.dtype}"
     yield "cutoff", f"{metadata.cutoff} Å"
-    yield "total charge", "any" if metadata.supports_total_charge else "0 only"
+    yield "total charge", _charges_of(metadata)
+    yield from _reference_facts(metadata)
     for use, source in provenance.data.items():
-        yield f"{use} data", f"{source.name}, {source.structures} structures"
+        labels = [f"{name} {count}" for name, count in source.labels.items()]
+        counts = f" ({', '.join(labels)})" if labels else ""
+        yield f"{use} data", f"{source.name}, {source.structures} structures{counts}"
+    if "train" in provenance.data:
+        periodic = provenance.data["train"].periodicity
+        kinds = [f"{count} {PERIODICITY[n]}" for n, count in periodic.items()]
+        yield "trained on", ", ".join(kinds) or "periodicity not recorded"
     for name, error in provenance.valid_errors.items():
         unit, size = customary_unit(error.unit)
         errors = f"MAE {error.mae / size:.4g}, RMSE {error.rmse / size:.4g} {unit}"
@@ -273,6 +298,36 @@ def _facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
     yield "data licence", metadata.data_licence or "not stated"
     yield "written by", f"phicalc {metadata.phicalc_version}, torch {metadata.torch_version}"
     yield "format", str(metadata.format_version)
+
+
+PERIODICITY = {"0": "molecules", "1": "wires", "2": "slabs", "3": "crystals or boxes"}
+"""Structures by the number of their periodic directions, in words."""
+
+
+def _charges_of(metadata: "ModelMetadata") -> str:
+    """What total charges a model answers for."""
+    if not metadata.supports_total_charge:
+        return "0 only"
+    allowed = metadata.charge_range
+    if allowed is None:
+        return "any; those of training are not recorded"
+    return f"{allowed}, as in training"
+
+
+def _reference_facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
+    """Reference energies of the elements, and which of them the data leaves open."""
+    reference = metadata.provenance.reference
+    if reference is None:
+        yield "reference energies", "not recorded"
+        return
+    energies = [f"{symbol} {energy:.6g}" for symbol, energy in reference.energies.items()]
+    yield "reference energies", f"{', '.join(energies)} eV ({reference.source})"
+    if reference.open:
+        yield (
+            "open",
+            f"reference energies of {', '.join(reference.open)}: the compositions of the data fix "
+            "only sums, so energies between other compositions mean nothing",
+        )
 
 
 @app.command()

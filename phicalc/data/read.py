@@ -142,8 +142,8 @@ def labels_of(atoms: Atoms, names: Collection[str] = LABELS) -> Labels:
     return Labels(**found, total_charge=total_charge_of(atoms))
 
 
-def labels_in_common(frames: Sequence[Atoms]) -> list[str]:
-    """Names of the labels that every structure has.
+def labels_in_some(frames: Sequence[Atoms]) -> list[str]:
+    """Names of the labels that at least one structure has and that are defined for it.
 
     What has another shape than a label in each of them (|μ| as dipole, dipoles per atom) is
     something else by that name, and no label.
@@ -153,14 +153,30 @@ def labels_in_common(frames: Sequence[Atoms]) -> list[str]:
     DataError
         Results that belong to another geometry.
     """
-    results = [_stored_results(atoms) for atoms in frames]
-    common = []
-    for name in LABELS:
-        pairs = list(zip(frames, results, strict=True))
-        everywhere = all(_stored(*pair, name) is not None for pair in pairs)
-        if everywhere and any(_is_label(*pair, name) for pair in pairs):
-            common.append(name)
-    return common
+    pairs = [(atoms, _stored_results(atoms)) for atoms in frames]
+    return [
+        name
+        for name in LABELS
+        if any(is_defined(name, pair[0]) and _is_label(*pair, name) for pair in pairs)
+    ]
+
+
+def has_label(atoms: Atoms, name: str) -> bool:
+    """Whether a structure has something under the name of a label, whatever its shape.
+
+    Raises
+    ------
+    DataError
+        Results that belong to another geometry.
+    """
+    return _stored(atoms, _stored_results(atoms), name) is not None
+
+
+def is_defined(name: str, atoms: Atoms) -> bool:
+    """Whether a label means anything: stress of bulk only, dipole of molecules only."""
+    if name == "stress":
+        return bool(atoms.pbc.all())
+    return name != "dipole" or not atoms.pbc.any()
 
 
 def total_charge_of(atoms: Atoms) -> float:
@@ -183,7 +199,10 @@ def check_labels(
     max_force: float = MAXIMUM_FORCE,
     partial: Collection[str] = (),
 ) -> None:
-    """A training set that has every needed label in every frame, finite and not absurd.
+    """A training set that has every needed label, finite and not absurd.
+
+    In every frame, but for those that ``partial`` names. What is not defined for a frame's
+    periodicity (:func:`is_defined`) is not looked at.
 
     Parameters
     ----------
@@ -223,8 +242,9 @@ def check_labels(
                 hint = similar(frames[lacking[0]], name)
                 problems[f"no {name}{hint}"] = problems.pop(f"no {name}")
         lines = [_sentence(problem, bad, len(frames)) for problem, bad in problems.items()]
+        where = "in some of" if set(needed) <= set(partial) else "in each of"
         raise DataError(
-            f"expected {_and(needed)} in each of {len(frames)} frames (numbered from 0), got\n"
+            f"expected {_and(needed)} {where} {len(frames)} frames (numbered from 0), got\n"
             + "\n".join(f"  - {line}" for line in lines)
             + "\nmend or remove these frames, or train without that label"
         )
@@ -246,17 +266,18 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
                 'an electric field (info["external_field"]), in which no model is trained or '
                 "judged,"
             )
-        labels = labels_of(atoms, [name for name in LABELS if name in needed])
+        looked = [name for name in LABELS if name in needed and is_defined(name, atoms)]
+        labels = labels_of(atoms, looked)
+        absent = [name for name in LABELS if name in needed and not has_label(atoms, name)]
     except (DataError, StructureError) as error:
         yield str(error)
         return
-    for name in LABELS:
+    yield from (f"no {name}" for name in absent)
+    for name in looked:
         value = getattr(labels, name)
-        if name not in needed:
-            continue
         if value is None:
-            yield f"no {name}"
-        elif not np.isfinite(value).all():
+            continue
+        if not np.isfinite(value).all():
             yield f"NaN or infinite {name}"
         else:
             yield from absurd(name, value, atoms, max_force)

@@ -23,7 +23,7 @@ from phicalc.modes import own_modes
 FORMAT_VERSION = 1
 KIND = "phicalc checkpoint"
 
-ADDED = ("contact.closest",)
+ADDED = ("contact.closest", "charge_scale")
 """Buffers that are new since format 1 began: where a file has none, a new potential's stands."""
 
 
@@ -133,7 +133,9 @@ def rebuild(
     KeyError, TypeError, AttributeError, RuntimeError, ValidationError
         they are not those of one potential
     """
-    known = ModelConfig.model_validate({**config, **({"dtype": dtype} if dtype else {})})
+    known = ModelConfig.stored(config)
+    if dtype is not None:
+        known = ModelConfig.model_validate({**known.model_dump(), "dtype": dtype})
     potential = Potential(known, elements)
     own = potential.state_dict()
     # TorchScript saves what a network computes from its configuration, too.

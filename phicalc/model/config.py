@@ -1,7 +1,7 @@
 """What a model is made of, as a validated configuration."""
 
-from collections.abc import Collection
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -170,12 +170,22 @@ class ModelConfig(StrictModel):
     total_charge: bool = Field(
         default=True, description="condition the features on the total charge"
     )
+    charge_embedding: Literal["per-atom", "total"] = Field(
+        default="per-atom",
+        description="what of it each atom is told: 'per-atom' Q/N, so that n cells or n distant "
+        "ions have n times the energy of one; 'total' Q itself, as files had it before this key",
+    )
     charge_feedback: bool = Field(
         default=False,
         description="the heads' charges enter the features of one more message step, which adds "
         "an energy of its own (arXiv 2501.19179)",
     )
     dtype: Literal["float32", "float64"] = "float32"
+
+    @classmethod
+    def stored(cls, content: Mapping[str, Any]) -> "ModelConfig":
+        """The configuration that a file holds: what it was written without is as it was then."""
+        return cls.model_validate({"charge_embedding": "total", **content})
 
     @model_validator(mode="after")
     def _heads_differ(self) -> "ModelConfig":

@@ -38,11 +38,14 @@ class Potential(nn.Module):
         unit of the readout | eV; the RMS force of the training data in eV/Å is a good one
     average_neighbours
         mean number of neighbours in the training data
+    charge_scale
+        unit of the charge per atom | e; its RMS over the charged training structures is a good one
     """
 
     species_index: Tensor
     reference_energies: Tensor
     energy_scale: Tensor
+    charge_scale: Tensor
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Potential(nn.Module):
         reference_energies: Optional[Mapping[int, float]] = None,
         energy_scale: float = 1.0,
         average_neighbours: float = 20.0,
+        charge_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -91,12 +95,14 @@ class Potential(nn.Module):
         self.contact = ContactRepulsion(self.elements)
         self.use_contact = config.contact
         self.use_total_charge = config.total_charge
+        self.charge_per_atom = config.charge_embedding == "per-atom"
         index = torch.full([MAX_ATOMIC_NUMBER + 1], -1, dtype=torch.int64)
         index[self.elements] = torch.arange(count)
         self.register_buffer("species_index", index, persistent=False)
         reference = [(reference_energies or {}).get(z, 0.0) for z in self.elements]
         self.register_buffer("reference_energies", torch.tensor(reference, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.tensor(energy_scale, dtype=torch.float64))
+        self.register_buffer("charge_scale", torch.tensor(charge_scale, dtype=torch.float64))
 
     def forward(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """Energies of a batch; see ``phicalc.fields`` for names, shapes and units.
@@ -169,8 +175,14 @@ class Potential(nn.Module):
             index.shape[0], self.charge_embedding.shape[1], dtype=dtype, device=vectors.device
         )
         if self.use_total_charge:
-            charge_of_atom = graph[fields.TOTAL_CHARGE].index_select(0, graph[fields.BATCH])
-            initial = charge_of_atom.to(dtype)[:, None] * self.charge_embedding[index]
+            charge, batch = graph[fields.TOTAL_CHARGE], graph[fields.BATCH]
+            if self.charge_per_atom:
+                one = torch.ones_like(batch, dtype=charge.dtype)
+                atoms = torch.zeros_like(charge).index_add(0, batch, one)
+                charge = charge / (atoms * self.charge_scale)
+            initial = (
+                charge.index_select(0, batch).to(dtype)[:, None] * self.charge_embedding[index]
+            )
         features: List[Tensor] = self.backbone(
             index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype)
         )

@@ -22,6 +22,7 @@ from phicalc.train.ablation_config import AblationConfig
 from phicalc.train.ablation_measure import RunResult, measure
 from phicalc.train.config import TrainConfig
 from phicalc.train.logs import clock
+from phicalc.train.state import as_begun
 from phicalc.train.trainer import TrainResult, train
 
 RESULT = "result.json"
@@ -113,7 +114,7 @@ def finished(config: TrainConfig, row: str, seed: int) -> RunResult | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         result = RunResult(**content["result"])
-        made_with, data = TrainConfig.model_validate(content["config"]), content.get("data")
+        made_with, data = TrainConfig.stored(content["config"]), content.get("data")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: not a result of this version ({error}); remove it") from None
     _check_alike(made_with, data, config, f"row {row!r}, seed {seed}: {path}")
@@ -144,7 +145,7 @@ def _check_begun(config: TrainConfig, row: str, seed: int) -> None:
     last = config.output / "last.pt"
     if last.exists():
         provenance = load_checkpoint(last).extra["provenance"]
-        made_with = TrainConfig.model_validate(provenance["config"])
+        made_with = TrainConfig.stored(provenance["config"])
         data = {name: origin["sha256"] for name, origin in provenance["data"].items()}
         _check_alike(made_with, data, config, f"row {row!r}, seed {seed}: {last}")
 
@@ -157,7 +158,7 @@ def _check_alike(
     Settings that came later have their defaults. Files that are not there any more, or of which
     nothing was noted, count as the same.
     """
-    if made_with != config:
+    if made_with != as_begun(config, made_with.model):
         difference = "settings"
     elif data is not None and any(
         path.is_file() and data[name] != _sha256(path) for name, path in _data_files(config).items()

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.data.read import has_label
 from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import graphs_of, read_frames
 from phicalc.train.distributed import Processes
-from phicalc.train.evaluation import shared_labels
+from phicalc.train.labels import labels_somewhere
 from phicalc.train.metrics import ENERGY_PER_ATOM, evaluate
 from phicalc.train.objective import Objective
 from phicalc.units import MEV
@@ -75,7 +76,7 @@ def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
     train_frames, valid_frames, _ = read_frames(config)
     potential = load_checkpoint(config.output / "best.pt").potential
     model = Differentiated(potential)
-    graphs = graphs_of(valid_frames, potential.cutoff, shared_labels(valid_frames))
+    graphs = graphs_of(valid_frames, potential.cutoff, labels_somewhere(valid_frames))
     evaluation = evaluate(
         model.eval(), graphs, batch_size=config.valid_batch_size, keep_values=True
     )
@@ -84,7 +85,8 @@ def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
     charges = evaluation.errors.get(fields.CHARGES)
     correlation, within = None, None
     if charges is not None:
-        correlation, within = correlations(*evaluation.values[fields.CHARGES], valid_frames)
+        labelled = [atoms for atoms in valid_frames if has_label(atoms, fields.CHARGES)]
+        correlation, within = correlations(*evaluation.values[fields.CHARGES], labelled)
     first = train_frames[: TIMED_STEPS * config.batch_size]
     trained_on = graphs_of(first, potential.cutoff, config.loss.properties)
     return RunResult(

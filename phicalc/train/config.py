@@ -1,10 +1,12 @@
 """The training configuration: one YAML file, validated before anything is read or computed."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from ase.data import atomic_numbers
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from phicalc import fields
 from phicalc.errors import ConfigError
@@ -30,8 +32,42 @@ class Section(StrictModel):
 SectionKind = TypeVar("SectionKind", bound=Section)
 
 
+class LabelKeys(Section):
+    """Names of the columns in ``info``, ``arrays`` or stored results to read from, if not ours.
+
+    What a frame has under our own name is then not looked at. ``phicalc eval`` takes the same as
+    ``--key energy=REF_energy``.
+    """
+
+    energy: str | None = Field(default=None, description="total energy, eV")
+    forces: str | None = Field(default=None, description="eV/Å")
+    stress: str | None = Field(default=None, description="eV/Å³, tension positive")
+    virial: str | None = Field(
+        default=None, description="instead of stress: −stress·V in eV, as of MACE, GAP and NEP"
+    )
+    charges: str | None = Field(default=None, description="of the atoms, e")
+    dipole: str | None = Field(default=None, description="e·Å")
+    total_charge: str | None = Field(default=None, description='e; ours is info["charge"]')
+
+    @model_validator(mode="after")
+    def _one_stress(self) -> "LabelKeys":
+        if self.stress is not None and self.virial is not None:
+            raise ValueError("expected stress or virial, got both")
+        return self
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Columns by our names, of those that were named."""
+        return {name: key for name, key in self if key is not None}
+
+
 class DataConfig(Section):
-    """Where the structures come from; paths are relative to the working directory."""
+    """Where the structures come from; paths are relative to the working directory.
+
+    Any structure may lack any label that the loss asks for: it costs nothing there, and what each
+    label had is counted in the log. Stress where not all three directions are periodic, and the
+    dipole of periodic structures, count as lacking.
+    """
 
     train: Path = Field(description="structures with labels, extxyz(.gz) or any ASE format")
     valid: Path | None = Field(
@@ -47,11 +83,34 @@ class DataConfig(Section):
     skip_valid: list[int] = Field(
         default=[], description="frames of the validation file to leave out, counted from 0"
     )
-    partial: list[Property] = Field(
-        default=[],
-        description="labels that some training structures may lack, such as forces of isolated "
-        "ions of which only energies are known; they count there as met",
+    keys: LabelKeys = Field(default=LabelKeys(), description="other names of labels")
+    reference_energies: Literal["fit", "isolated"] | dict[str, float] | None = Field(
+        default=None,
+        description="energies of the elements by themselves: by symbol in eV (those not named are "
+        "fitted), 'isolated' of the training frames with a single neutral atom (not periodic, or "
+        "config_type=IsolatedAtom), 'fit' by least squares; by default isolated where each "
+        "element has such a frame, else fit",
     )
+    partial: list[Property] = Field(
+        default=[], description="no longer needed: any label may be missing in any structure"
+    )
+
+    @field_validator("reference_energies", mode="before")
+    @classmethod
+    def _energies_of_elements(cls, value: object) -> object:
+        if value is None or value in ("fit", "isolated"):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"expected fit, isolated, or energies in eV by chemical symbol, got {value!r}"
+            )
+        for symbol, energy in value.items():
+            if symbol not in atomic_numbers or symbol == "X":
+                raise ValueError(f"expected chemical symbols, got {symbol!r}")
+            number = isinstance(energy, int | float) and not isinstance(energy, bool)
+            if not (number and math.isfinite(energy)):
+                raise ValueError(f"expected the energy of {symbol} in eV, got {energy!r}")
+        return value
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> "DataConfig":
@@ -59,15 +118,15 @@ class DataConfig(Section):
             raise ValueError("expected exactly one of valid and valid_fraction")
         if self.skip_valid and self.valid is None:
             raise ValueError("skip_valid without valid: use skip_train")
-        if self.partial and self.valid is None:
-            raise ValueError("partial without valid: expected a validation file with all labels")
-        if "energy" in self.partial:
-            raise ValueError("partial: expected labels besides energy, which no structure may lack")
         return self
 
 
 class LossWeights(Section):
-    """Weight of each property in the loss; a weight above zero makes its label compulsory."""
+    """Weight of each property in the loss; above zero, some training structures need its label.
+
+    The mean that is weighted runs over all structures of a batch: a label counts the same whether
+    others of its batch have one, and a missing one as met.
+    """
 
     energy: float = Field(default=100.0, ge=0, description="of the energy per atom")
     forces: float = Field(default=1.0, ge=0, description="of the force components")
@@ -158,7 +217,9 @@ class TrainConfig(Section):
 
     output: Path = Field(description="directory of checkpoints and logs")
     initial: Path | None = Field(
-        default=None, description="checkpoint to start from; what it lacks starts at random"
+        default=None,
+        description="checkpoint to start from: weights are taken over, by element; what it lacks, "
+        "an element or a head, starts at random; reference energies follow the new data",
     )
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
@@ -200,6 +261,12 @@ class TrainConfig(Section):
         if (self.epochs is None) == (self.max_steps is None):
             raise ValueError("expected exactly one of epochs and max_steps")
         return self
+
+    @classmethod
+    def stored(cls, content: dict[str, Any]) -> "TrainConfig":
+        """The configuration that a file of an earlier run holds, as it was then."""
+        model = ModelConfig.stored(content.get("model", {}))
+        return cls.model_validate({**content, "model": model})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the whole run in optimiser steps; the cosine is planned by it."""

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import load_model
-from phicalc.checks import check_structure, check_support
-from phicalc.data.read import check_labels, labels_in_common, total_charge_of
+from phicalc.checks import ChargeRange, check_structure, check_support
+from phicalc.data.read import check_labels, total_charge_of
 from phicalc.device import resolve_device
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.files import file_sha256, prepare_folder
-from phicalc.model.checkpoint import load_checkpoint
+from phicalc.metadata import ChargesSeen, charge_range
+from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.modes import own_modes
 from phicalc.train.config import PROPERTIES, Property
-from phicalc.train.dataset import graphs_of, is_defined, read_without
+from phicalc.train.dataset import graphs_of, read_without
+from phicalc.train.labels import labels_somewhere, require_defined
 from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
 from phicalc.train.report import write_errors, write_parity_plot
 
@@ -45,6 +47,8 @@ class Evaluable:
         Atoms above which a structure is best evaluated by itself; None: never.
     supports_total_charge, supports_partial_pbc
         Whether it may be given ions, and slabs and wires.
+    charges
+        Total charges that it was trained on and is told of; None: any.
     """
 
     predict: Predict
@@ -55,6 +59,7 @@ class Evaluable:
     alone_above: int | None = None
     supports_total_charge: bool = True
     supports_partial_pbc: bool = True
+    charges: ChargeRange | None = None
 
 
 def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
@@ -81,6 +86,7 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
             path.name,
             alone_above([head.kind for head in config.heads]),
             supports_partial_pbc=not any(map(sums_coulomb, config.heads)),
+            charges=_charges_of(checkpoint) if config.total_charge else None,
         )
     model = load_model(path, target)
     about = model.metadata
@@ -93,7 +99,15 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
         model.alone_above,
         about.supports_total_charge,
         about.supports_partial_pbc,
+        about.charge_range,
     )
+
+
+def _charges_of(checkpoint: Checkpoint) -> ChargeRange | None:
+    """What the record of a checkpoint's training allows; None where there is none."""
+    noted = (checkpoint.extra.get("provenance") or {}).get("charges")
+    seen = None if noted is None else ChargesSeen.model_validate(noted)
+    return charge_range(seen, checkpoint.config.charge_embedding)
 
 
 def evaluate_file(
@@ -103,6 +117,7 @@ def evaluate_file(
     *,
     properties: Sequence[Property] | None = None,
     skip: Sequence[int] = (),
+    keys: Mapping[str, str] | None = None,
     device: str = "auto",
     batch_size: int = 8,
     advance: Callable[[int], None] = lambda structures: None,
@@ -118,9 +133,12 @@ def evaluate_file(
     directory
         Where to write ``parity.png`` and ``errors.json``; None: nowhere.
     properties
-        What to compare; by default all that every structure has and the model predicts.
+        What to compare, on the structures that have it; by default all that some structure has
+        and the model predicts.
     skip
         Frames to leave out, counted from 0.
+    keys
+        Columns to read labels from, by our names (:func:`phicalc.data.keys.take_names`).
     advance
         Called with the number of structures after each batch.
 
@@ -137,7 +155,7 @@ def evaluate_file(
         If the model cannot be loaded.
     """
     path = Path(data)
-    frames = read_without(path, skip)
+    frames = read_without(path, skip, keys)
     try:
         result = evaluate_structures(
             model,
@@ -159,6 +177,8 @@ def evaluate_file(
         }
         if skip:
             about["skipped"] = sorted(set(skip))
+        if keys:
+            about["keys"] = dict(keys)
         directory = prepare_folder(directory)
         write_errors(result, directory / "errors.json", about)
         write_parity_plot(result, directory / "parity.png")
@@ -186,10 +206,11 @@ def evaluate_structures(
         Also return all reference and predicted values.
     """
     evaluable = model if isinstance(model, Evaluable) else open_evaluable(model, device)
-    wanted = tuple(properties) if properties is not None else shared_labels(frames)
+    wanted = tuple(properties) if properties is not None else labels_somewhere(frames)
     if not wanted:
-        raise DataError("no label is present in every frame, so nothing can be compared")
-    check_labels(frames, set(wanted))
+        raise DataError("no label is present in any frame, so nothing can be compared")
+    check_labels(frames, set(wanted), partial=wanted)
+    require_defined(frames, wanted)
     _check_structures(frames, evaluable)
     return evaluate(
         _finite(evaluable.predict),
@@ -219,22 +240,19 @@ def _finite(predict: Predict) -> Predict:
     return checked
 
 
-def shared_labels(frames: Sequence[Atoms]) -> tuple[Property, ...]:
-    """Properties that every structure has a label for and that are defined for all of them."""
-    common = labels_in_common(frames)
-    return tuple(
-        name
-        for name in PROPERTIES
-        if name in common and all(is_defined(name, atoms) for atoms in frames)
-    )
-
-
 def _check_structures(frames: Sequence[Atoms], model: Evaluable) -> None:
     for number, atoms in enumerate(frames):
         try:
             cell, pbc = atoms.cell.array, atoms.pbc
             check_structure(atoms.numbers, atoms.positions, cell, pbc, model.elements)
             charge = total_charge_of(atoms)
-            check_support(charge, pbc, model.supports_total_charge, model.supports_partial_pbc)
+            check_support(
+                charge,
+                pbc,
+                model.supports_total_charge,
+                model.supports_partial_pbc,
+                len(atoms),
+                model.charges,
+            )
         except (StructureError, UnsupportedError) as error:
             raise type(error)(f"frame {number}: {error}") from None

@@ -1,27 +1,34 @@
 """A new potential, set up for its training data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
-from phicalc.errors import ConfigError
 from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential
 from phicalc.train.dataset import TrainingData
 from phicalc.train.losses import atoms_per_structure
+from phicalc.train.transfer import (
+    charges_as_in,
+    merge_closest,
+    refit_reference_energies,
+    take_weights,
+)
 
 CENTRING_STRUCTURES = 64
 
 
 def new_potential(
-    config: ModelConfig, data: TrainingData, initial: Path | None = None
+    config: ModelConfig,
+    data: TrainingData,
+    initial: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Potential:
     """A potential to be trained, in the scale of its data and right on average.
 
@@ -30,45 +37,46 @@ def new_potential(
     initial
         Checkpoint to take weights from. What it lacks, a new head for one, and all without it,
         comes from torch's random state.
+    say
+        Takes a line on each thing that was done with the checkpoint.
 
     Raises
     ------
     ConfigError
-        The checkpoint is of other elements, or shares no weights with this model.
+        The checkpoint shares no weights with this model.
     ModelFileError
         It cannot be read.
     """
+    checkpoint = None if initial is None else load_checkpoint(initial, config.dtype)
+    if checkpoint is not None:
+        config = charges_as_in(config, checkpoint)
+    per_atom = config.charge_embedding == "per-atom"
     potential = Potential(
         config,
         data.elements,
-        reference_energies=data.reference.energies if data.reference else None,
+        reference_energies=data.reference.fit.energies if data.reference else None,
         energy_scale=data.energy_scale,
         average_neighbours=data.average_neighbours,
+        charge_scale=data.charge_scale if per_atom else 1.0,
     )
-    if initial is not None:
-        take_weights(potential, initial)
-    potential.contact.closest.copy_(closest_distances(data.train, potential.species_index))
+    closest = closest_distances(data.train, potential.species_index)
+    if checkpoint is None:
+        potential.contact.closest.copy_(closest)
+        if data.reference is not None:
+            centre_energies(potential, data.train, move_readout=bool(data.reference.fit.given))
+        return potential
+    potential.eval()
+    for line in take_weights(potential, checkpoint, str(initial)):
+        say(line)
+    merge_closest(potential, closest)
     if data.reference is not None:
-        centre_energies(potential, data.train)
+        given = {z: data.reference.fit.energies[z] for z in data.reference.configured}
+        joined = [z for z in potential.elements if z not in checkpoint.elements]
+        for line in refit_reference_energies(potential, data.train, joined, given):
+            say(line)
+        if given:
+            centre_energies(potential, data.train, move_readout=True)
     return potential
-
-
-def take_weights(potential: Potential, path: Path) -> None:
-    """Copy all weights that have the same name and shape in a checkpoint."""
-    checkpoint = load_checkpoint(path, potential.config.dtype)
-    if checkpoint.elements != potential.elements:
-        expected, found = (
-            " ".join(chemical_symbols[z] for z in numbers)
-            for numbers in (potential.elements, checkpoint.elements)
-        )
-        raise ConfigError(f"initial: expected a checkpoint for {expected}, got one for {found}")
-    own, given = potential.state_dict(), checkpoint.potential.state_dict()
-    shared = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if not any(name.startswith("backbone.") for name in shared):
-        raise ConfigError(
-            f"initial: {path} is of another network; expected {potential.config.backbone}"
-        )
-    potential.load_state_dict({**own, **shared})
 
 
 def closest_distances(graphs: Sequence[Data], species_index: Tensor) -> Tensor:
@@ -87,18 +95,32 @@ def closest_distances(graphs: Sequence[Data], species_index: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def centre_energies(potential: Potential, graphs: Sequence[Data]) -> None:
-    """Shift all reference energies alike, so that untrained energies per atom have no offset.
+def centre_energies(
+    potential: Potential, graphs: Sequence[Data], move_readout: bool = False
+) -> None:
+    """Shift all energies per atom alike, so that untrained ones have no offset.
 
     Core repulsion and heads add an energy that the least-squares references know nothing of;
     left in, it is the first thing training has to unlearn. The shift is the median over up to 64
     structures, for a median is not moved by a few with atoms very close.
+
+    Parameters
+    ----------
+    graphs
+        Structures, of which those without an energy do not count.
+    move_readout
+        Shift the constant of the readout in place of the reference energies, which are given.
     """
-    chosen = graphs[:: -(-len(graphs) // CENTRING_STRUCTURES)]
+    labelled = [graph for graph in graphs if not bool(graph[fields.ENERGY].isnan())]
+    chosen = labelled[:: -(-len(labelled) // CENTRING_STRUCTURES)]
     potential.eval()
     errors = []
     for structure in chosen:
         graph = graph_dict(collate([structure]))
         predicted = potential(graph)[fields.ENERGY]
         errors.append((graph[fields.ENERGY] - predicted) / atoms_per_structure(graph))
-    potential.get_buffer("reference_energies").add_(torch.cat(errors).median())
+    shift = torch.cat(errors).median()
+    if move_readout:
+        potential.get_parameter("readout.2.bias").add_(shift / potential.energy_scale)
+    else:
+        potential.get_buffer("reference_energies").add_(shift)

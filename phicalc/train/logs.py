@@ -165,7 +165,8 @@ class Logs:
             replacing(self.csv_path) as new,
             new.open("w", newline="", encoding="utf-8") as stream,
         ):
-            writer = csv.DictWriter(stream, list(self.rows[-1]), extrasaction="ignore", restval="")
+            columns = dict.fromkeys(column for row in self.rows for column in row)
+            writer = csv.DictWriter(stream, list(columns), restval="")
             writer.writeheader()
             writer.writerows(self.rows)
 

@@ -80,7 +80,8 @@ def joint_loss(
     """Weighted sum of the means, ``Σ_p w_p · sum_p / n_p``.
 
     ``structures`` and ``atoms`` count the *joint* batch of all processes: then the sum of the
-    processes' losses, and of their gradients, is that of one process with the whole batch.
+    processes' losses, and of their gradients, is that of one process with the whole batch. They
+    count structures without a label too, so that a label pulls alike whatever its batch lacks.
     """
     terms = [
         getattr(config.weights, name) * value / component_count(name, structures, atoms)

@@ -17,6 +17,7 @@ from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
 from phicalc.geometric import Data
 from phicalc.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
+from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import atoms_per_structure, residuals
 
 Graph = dict[str, Tensor]
@@ -42,6 +43,8 @@ class Evaluation:
     ----------
     structures, atoms
         How many were evaluated.
+    labelled
+        By property: how many of the structures have a label, over which the errors are.
     errors
         By property, in :data:`UNITS`; ``energy_per_atom`` stands beside ``energy`` (totals).
     force_errors
@@ -53,8 +56,8 @@ class Evaluation:
         By property: reference and predicted components, flat; energies per atom. Empty unless
         they were asked for.
     composition_energies
-        (structures,) in eV per atom: what the elements alone explain of the reference energies,
-        by least squares. Empty unless values were asked for.
+        In eV per atom, of each structure with an energy: what the elements alone explain of the
+        reference energies, by least squares. Empty unless values were asked for.
     """
 
     structures: int
@@ -68,6 +71,7 @@ class Evaluation:
     composition_energies: NDArray[np.float64] = field(
         default_factory=lambda: np.zeros(0), repr=False, compare=False
     )
+    labelled: dict[str, int] = field(default_factory=dict)
 
 
 class ErrorSums:
@@ -84,16 +88,21 @@ class ErrorSums:
         self.size = torch.zeros(2, dtype=torch.float64, device=device)  # structures, atoms
 
     def add(self, differences: Mapping[str, Tensor], graph: Graph) -> None:
-        """Take in the residuals (:func:`phicalc.train.losses.residuals`) of one batch."""
+        """Take in the residuals (:func:`phicalc.train.losses.residuals`) of one batch.
+
+        Those of absent labels, NaN in the graph, do not count.
+        """
         atoms = atoms_per_structure(graph)
         self.size += torch.stack([torch.ones_like(atoms).sum(), atoms.sum()])
         for name, difference in differences.items():
+            known = ~graph[name].isnan()
             if name == fields.ENERGY:
-                self._add_row(self.ROWS.index(ENERGY_PER_ATOM), difference)
+                self._add_row(self.ROWS.index(ENERGY_PER_ATOM), difference[known])
                 difference = difference * atoms
-            self._add_row(self.ROWS.index(name), difference)
+            self._add_row(self.ROWS.index(name), difference[known])
         if fields.FORCES in differences:
-            self._add_forces_by_element(differences[fields.FORCES], graph[fields.SPECIES])
+            r, known = differences[fields.FORCES], ~graph[fields.FORCES].isnan().any(1)
+            self._add_forces_by_element(r[known], graph[fields.SPECIES][known])
 
     def _add_row(self, row: int, r: Tensor) -> None:
         self.table[row] += torch.stack([torch.ones_like(r).sum(), r.abs().sum(), r.square().sum()])
@@ -124,8 +133,8 @@ def _error(row: Sequence[float], unit: str) -> ErrorSummary:
 
 
 def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
-    """The properties for which every graph bears a label."""
-    return tuple(name for name in PROPERTIES if all(name in graph for graph in graphs))
+    """The properties for which some graph bears a label."""
+    return tuple(name for name, count in labelled_structures(graphs, PROPERTIES).items() if count)
 
 
 def batches(
@@ -162,9 +171,9 @@ def evaluate(
     predict
         Any callable from graph to outputs: a module in evaluation mode, a loaded model file.
     graphs
-        Labelled structures; all must bear the labels of ``properties``.
+        Labelled structures; labels that some of them lack are NaN there.
     properties
-        What to compare; by default all that are labelled and that the model predicts.
+        What to compare, where there is a label; by default all that the model predicts.
     batch_size
         Structures at a time.
     alone_above
@@ -205,22 +214,28 @@ def evaluate(
     values = {
         name: (_flat(r for r, _ in kept), _flat(p for _, p in kept)) for name, kept in pairs.items()
     }
-    worst = sorted(enumerate(by_structure), key=lambda pair: -pair[1])[:WORST_LISTED]
+    known_errors = [(number, rmse) for number, rmse in enumerate(by_structure) if rmse == rmse]
+    worst = sorted(known_errors, key=lambda pair: -pair[1])[:WORST_LISTED]
     explained = _composition_energies(graphs) if fields.ENERGY in values else np.zeros(0)
-    return Evaluation(round(count), round(atoms), by_property, by_element, worst, values, explained)
+    labelled = {str(name): n for name, n in labelled_structures(graphs, wanted).items()}
+    return Evaluation(
+        round(count), round(atoms), by_property, by_element, worst, values, explained, labelled
+    )
 
 
 def _composition_energies(graphs: Sequence[Data]) -> NDArray[np.float64]:
     """Energies per atom (eV) of the elements alone, fitted to these graphs' labels."""
-    species = [graph[fields.SPECIES].cpu().numpy() for graph in graphs]
-    fit = fit_reference_energies(species, [float(graph[fields.ENERGY]) for graph in graphs])
+    labelled = [graph for graph in graphs if not bool(graph[fields.ENERGY].isnan())]
+    species = [graph[fields.SPECIES].cpu().numpy() for graph in labelled]
+    fit = fit_reference_energies(species, [float(graph[fields.ENERGY]) for graph in labelled])
     return np.array([np.mean([fit.energies[int(z)] for z in numbers]) for numbers in species])
 
 
 def force_errors_by_structure(difference: Tensor, graph: Graph) -> list[float]:
-    """Root-mean-square force error of each structure of a batch, eV/Å."""
+    """Root-mean-square force error of each structure of a batch, eV/Å; NaN without forces."""
     atoms = atoms_per_structure(graph)
-    squares = torch.zeros_like(atoms).index_add(0, graph[fields.BATCH], difference.square().sum(1))
+    known = torch.where(graph[fields.FORCES].isnan(), torch.nan, difference)
+    squares = torch.zeros_like(atoms).index_add(0, graph[fields.BATCH], known.square().sum(1))
     rmse: list[float] = (squares / (3 * atoms)).sqrt().tolist()
     return rmse
 
@@ -236,7 +251,8 @@ def _keep(
         if name == fields.ENERGY:
             atoms = atoms_per_structure(graph)
             reference, predicted = reference / atoms, predicted / atoms
-        pairs.setdefault(name, []).append((reference, predicted))
+        known = ~reference.isnan()
+        pairs.setdefault(name, []).append((reference[known], predicted[known]))
 
 
 def _flat(tensors: Iterable[Tensor]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.geometric import Data
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
+from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import joint_loss, residuals, summed_losses
 from phicalc.train.metrics import ErrorSums, Evaluation, batches
 
@@ -112,7 +113,9 @@ class Objective:
             self.processes.sum_(tensor)
         structures, atoms = (round(value) for value in errors.size.tolist())
         loss = float(joint_loss(totals, self.config, structures, atoms))
-        return loss, Evaluation(structures, atoms, *errors.errors())
+        labelled = labelled_structures(graphs, self.config.properties)
+        counts = {str(name): count for name, count in labelled.items()}
+        return loss, Evaluation(structures, atoms, *errors.errors(), labelled=counts)
 
     def _losses(
         self, graph: dict[str, Tensor]

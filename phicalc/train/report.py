@@ -44,12 +44,19 @@ def error_table(evaluation: Evaluation) -> Table:
     for column in ("MAE", "RMSE"):
         table.add_column(column, justify="right")
     table.add_column("unit")
-    named = {name.replace("_", " "): error for name, error in evaluation.errors.items()}
-    named |= {f"forces on {symbol}": e for symbol, e in evaluation.force_errors.items()}
-    for name, error in named.items():
-        shown = customary(error)
-        table.add_row(name, f"{shown.mae:.4g}", f"{shown.rmse:.4g}", shown.unit)
+    table.add_column("labelled", justify="right")
+    for name, error in evaluation.errors.items():
+        label = fields.ENERGY if name == ENERGY_PER_ATOM else name
+        count = evaluation.labelled.get(label, evaluation.structures)
+        _add_errors(table, name.replace("_", " "), error, f"{count} of {evaluation.structures}")
+    for symbol, error in evaluation.force_errors.items():
+        _add_errors(table, f"forces on {symbol}", error, "")
     return table
+
+
+def _add_errors(table: Table, name: str, error: ErrorSummary, labelled: str) -> None:
+    shown = customary(error)
+    table.add_row(name, f"{shown.mae:.4g}", f"{shown.rmse:.4g}", shown.unit, labelled)
 
 
 def write_errors(
@@ -60,6 +67,7 @@ def write_errors(
         **(about or {}),
         "structures": evaluation.structures,
         "atoms": evaluation.atoms,
+        "labelled_structures": evaluation.labelled,
         "errors": {name: asdict(error) for name, error in evaluation.errors.items()},
         "force_errors_by_element": {
             symbol: asdict(error) for symbol, error in evaluation.force_errors.items()

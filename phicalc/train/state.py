@@ -11,6 +11,7 @@ from torch import Tensor
 from phicalc.errors import ConfigError
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import ModelConfig
+from phicalc.train.config import TrainConfig
 from phicalc.train.ema import MovingAverage
 from phicalc.train.schedule import Schedule
 
@@ -67,6 +68,14 @@ class RunState:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
 
 
+def as_begun(config: TrainConfig, begun: ModelConfig) -> TrainConfig:
+    """A configuration with what it does not say as the run has it, where a default has changed."""
+    if "charge_embedding" in config.model.model_fields_set:
+        return config
+    told = config.model.model_copy(update={"charge_embedding": begun.charge_embedding})
+    return config.model_copy(update={"model": told})
+
+
 def load_resumable(path: Path, model: ModelConfig, data: dict[str, Any]) -> Checkpoint:
     """Read a checkpoint that a run of this model on this training data can go on from.
 
@@ -98,9 +107,14 @@ def load_resumable(path: Path, model: ModelConfig, data: dict[str, Any]) -> Chec
     return checkpoint
 
 
+IDENTITY = ("name", "sha256", "structures", "skipped", "split", "keys")
+"""What tells one set of structures from another, of all that is noted about it."""
+
+
 def same_origin(before: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether two sets of structures are the same; old checkpoints do not tell how they split."""
-    return before == {key: now[key] for key in now if key != "split" or "split" in before}
+    names = [name for name in IDENTITY if name != "split" or "split" in before]
+    return all(before.get(name) == now.get(name) for name in names)
 
 
 def same_measure(before: dict[str, Any], now: dict[str, Any]) -> bool:

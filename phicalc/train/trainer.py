@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from phicalc import fields
 from phicalc.allocator import keep_freed_memory
 from phicalc.errors import ConfigError, ConvergenceError
-from phicalc.model.checkpoint import save_checkpoint
+from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.modes import own_modes
 from phicalc.signals import StopRequest, stop_on_signals
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import TrainingData, load_training_data
+from phicalc.train.describe import describe_data, reference_record
 from phicalc.train.distributed import Processes, join_processes
 from phicalc.train.ema import MovingAverage
 from phicalc.train.initial import new_potential
@@ -27,7 +27,7 @@ from phicalc.train.logs import Logs, Record, clock
 from phicalc.train.objective import Objective
 from phicalc.train.optimizer import build_optimizer
 from phicalc.train.schedule import Schedule
-from phicalc.train.state import Position, RunState, load_resumable, same_measure
+from phicalc.train.state import Position, RunState, as_begun, load_resumable, same_measure
 
 RUNNING, FINISHED, OUT_OF_TIME, INTERRUPTED = range(4)
 
@@ -102,6 +102,8 @@ def train(
     processes = join_processes(config.device)
     devices = [processes.device] if processes.device.type == "cuda" else []
     try:
+        if resume:
+            config = as_begun(config, load_checkpoint(last).config)
         with torch.random.fork_rng(devices), stop_on_signals(sigterm_repeats=True) as stop:
             trainer = Trainer(config, load_training_data(config), processes, console)
             if resume:
@@ -125,7 +127,9 @@ class Trainer:
         self.data = data
         self.processes = processes
         torch.manual_seed(config.seed)
-        self.potential = new_potential(config.model, data, config.initial).to(processes.device)
+        self.notes: list[str] = []  # on what was taken from another run
+        potential = new_potential(config.model, data, config.initial, self.notes.append)
+        self.potential = potential.to(processes.device)
         processes.broadcast(self.potential)
         model = Differentiated(self.potential).to(processes.device)
         self.objective = Objective(model, config.loss, processes)
@@ -253,6 +257,12 @@ class Trainer:
                 loss, evaluation = self.objective.evaluate(self.data.valid, config.valid_batch_size)
         except ConvergenceError as error:
             raise self._unsolved(error, "skip_valid") from None
+        if not math.isfinite(loss):
+            raise ConvergenceError(
+                f"step {position.step}: the validation loss is {loss}; look for atoms much too "
+                "close to each other among the validation structures (data.skip_valid leaves them "
+                f"out), or lower optimizer.learning_rate; {config.output / 'last.pt'} is as it was"
+            )
         record = Record(
             step=position.step,
             epoch=position.epoch,
@@ -303,6 +313,8 @@ class Trainer:
     def _provenance(self) -> dict[str, Any]:
         return {
             "data": self.data.provenance,
+            "charges": self.data.charges,
+            "reference": reference_record(self.data, self.potential, self.config),
             "config": self.config.model_dump(mode="json"),
             "step": self.position.step,
             "torch": str(torch.__version__),
@@ -311,7 +323,13 @@ class Trainer:
     def resume(self) -> None:
         """Take up the run from ``last.pt``; errors as :func:`load_resumable`."""
         path = self.config.output / "last.pt"
-        checkpoint = load_resumable(path, self.config.model, self.data.provenance)
+        checkpoint = load_resumable(path, self.potential.config, self.data.provenance)
+        begun = checkpoint.extra["provenance"]["config"]["data"].get("reference_energies")
+        if begun != self.config.data.reference_energies:
+            raise ConfigError(
+                f"data.reference_energies: is not that of {path}, {begun or 'none'}; resume with "
+                "the same, or start anew"
+            )
         self.potential.load_state_dict(checkpoint.potential.state_dict())
         self.state.load_state_dict(checkpoint.extra["training"])
         if not same_measure(checkpoint.extra["provenance"], self._provenance()):
@@ -349,7 +367,7 @@ class Trainer:
     def _begin(self) -> None:
         self._moment = self._saved = time.monotonic()
         self._first_only(lambda: self.logs.start(self.position.step))
-        data, reference = self.data, self.data.reference
+        data = self.data
         parameters = sum(p.numel() for p in self.potential.parameters() if p.requires_grad)
         self.logs.line(
             f"{parameters} parameters, {len(data.train)} training and {len(data.valid)} "
@@ -357,17 +375,10 @@ class Trainer:
             f"{self.processes.size} process(es) on {self.processes.device} with "
             f"{torch.get_num_threads()} thread(s)"
         )
-        if reference is not None:
-            self.logs.line(
-                f"reference energies leave {1e3 * reference.residual_rms:.3g} meV/atom RMS; "
-                f"forces have {1e3 * data.energy_scale:.4g} meV/Å RMS"
-            )
-        ions = sum(bool(graph[fields.TOTAL_CHARGE].any()) for graph in data.train)
-        if ions > 0 and not self.config.model.total_charge:
-            self.logs.line(
-                f"{ions} training structures are charged, but the network is not told "
-                "(model.total_charge: false); the exported model will refuse such structures"
-            )
+        for line in describe_data(data, self.config):
+            self.logs.line(line)
+        for line in self.notes if self.position.step == 0 else ():
+            self.logs.line(f"initial: {line}")
         if self.position.step > 0:
             self.logs.line(f"resumed at step {self.position.step}, epoch {self.position.epoch}")
 

@@ -15,7 +15,7 @@ from phicalc.data.neighbours import closest_overlap
 from phicalc.data.read import (
     Labels,
     check_labels,
-    labels_in_common,
+    labels_in_some,
     labels_of,
     read_structures,
     total_charge_of,
@@ -270,10 +270,10 @@ def test_labels_that_nobody_asked_for_are_not_looked_at() -> None:
     for name, shape in (("dipole", r"\(3,\), got \(\)"), ("charges", r"\(3,\), got \(3, 2\)")):
         with pytest.raises(DataError, match=f"expected {name} of shape {shape}"):
             labels_of(atoms, [name])
-    assert labels_in_common([atoms, water()]) == ["energy", "forces"]
+    assert labels_in_some([atoms, water()]) == ["energy", "forces"]
     other = water()
     other.info["dipole"] = [0.0, 0.0, 1.0]
-    assert labels_in_common([atoms, other]) == ["energy", "forces", "dipole"], "one is a label"
+    assert labels_in_some([atoms, other]) == ["energy", "forces", "dipole"], "one is a label"
 
 
 @pytest.mark.parametrize(

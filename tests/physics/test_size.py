@@ -43,6 +43,40 @@ def test_fragments_without_edges_are_additive(model, tolerance):
             assert_allclose(together[name][len(water) :], apart[1][name], **tolerance)
 
 
+@pytest.mark.parametrize("charge", [1, -2])
+def test_supercell_of_ions(exact_model, bulk, charge):
+    """Eight charged cells are eight times one: an atom is told its part of the charge."""
+    bulk.info["charge"] = charge
+    eight = bulk.repeat((2, 2, 2))
+    eight.info["charge"] = 8 * charge
+    one, many = evaluate(exact_model, bulk), evaluate(exact_model, eight)
+    assert_allclose(many[fields.ENERGY], 8 * one[fields.ENERGY], rtol=0.0, atol=1e-6)
+    assert_allclose(many[fields.FORCES], one[fields.FORCES].repeat(8, 1), rtol=0.0, atol=1e-7)
+    assert_allclose(many[fields.STRESS], one[fields.STRESS], rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("charge", [1, -1])
+def test_distant_ions_are_as_many_single_ones(exact_model, charge):
+    """E(8 ions, 8 Q) = 8 E(ion, Q), and k Q²/r of each two where the charges feel each other."""
+    ion = build_molecule("OH" if charge < 0 else "H2O")
+    ion.set_initial_magnetic_moments(None)
+    ion.info["charge"] = charge
+    spacing = 2000.0
+    corners = spacing * np.array([(x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    eight = Atoms()
+    for corner in corners:
+        copy = ion.copy()
+        copy.positions += corner
+        eight += copy
+    eight.info["charge"] = 8 * charge
+    expected = 8 * float(evaluate(exact_model, ion)[fields.ENERGY])
+    if exact_model.potential.needs_positions:
+        pairs = np.linalg.norm(corners[:, None] - corners, axis=-1)[np.triu_indices(8, 1)]
+        expected += COULOMB_CONSTANT * charge**2 * float((1 / pairs).sum())
+    found = float(evaluate(exact_model, eight)[fields.ENERGY])
+    assert found == pytest.approx(expected, abs=2e-5)
+
+
 def change_with_distance(model, ions, name, step=1e-2):
     """Derivative of an energy term over the distance of two atoms along x, of fourth order."""
     values = []

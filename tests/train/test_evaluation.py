@@ -1,5 +1,7 @@
+import io
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import ase.io
@@ -8,6 +10,7 @@ import pytest
 import torch
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
 
 from phicalc import fields
 from phicalc.artifact import save_model
@@ -23,6 +26,7 @@ from phicalc.train.evaluation import (
     evaluate_structures,
     open_evaluable,
 )
+from phicalc.train.report import error_table
 from phicalc.train.trainer import train
 from phicalc.workflows.structures import salt_water
 
@@ -32,8 +36,6 @@ from ..reference_models import small_metadata, small_potential
 @pytest.fixture(scope="module")
 def best(clusters, tmp_path_factory):
     """A checkpoint of a very short run."""
-    from rich.console import Console
-
     backbone = {"kind": "painn", "features": 8, "layers": 1}
     content = {
         "output": str(tmp_path_factory.mktemp("best")),
@@ -129,7 +131,31 @@ def test_a_list_of_structures_has_the_errors_of_its_file(best, clusters):
         == evaluate_file(best, clusters / "valid.xyz").errors
     )
     with pytest.raises(DataError, match=r"^expected energy"):
-        evaluate_structures(best, [*frames, ase.Atoms("Cu")], properties=["energy"])
+        evaluate_structures(best, [ase.Atoms("Cu")], properties=["energy"])
+
+
+def test_errors_are_over_the_structures_that_have_a_label(best, clusters, tmp_path):
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    del frames[1].calc.results["forces"]
+    ase.io.write(tmp_path / "some.xyz", [*frames, ase.Atoms("Cu")], format="extxyz")
+    found = evaluate_file(best, tmp_path / "some.xyz", tmp_path)
+    energy = evaluate_file(best, clusters / "valid.xyz").errors["energy"]
+    forces = evaluate_file(best, clusters / "valid.xyz", skip=[1])
+    assert found.structures == 4 and found.labelled == {"energy": 3, "forces": 2}
+    for mine, expected in (
+        (found.errors["energy"], energy),
+        (found.errors["forces"], forces.errors["forces"]),
+    ):
+        assert (mine.mae, mine.rmse) == pytest.approx((expected.mae, expected.rmse))
+        assert mine.count == expected.count
+    for symbol, error in found.force_errors.items():
+        assert error.count == forces.force_errors[symbol].count
+    assert {number for number, _ in found.worst} == {0, 2}
+    content = json.loads((tmp_path / "errors.json").read_text(encoding="utf-8"))
+    assert content["labelled_structures"] == {"energy": 3, "forces": 2}
+    table = Console(record=True, width=100, file=io.StringIO())
+    table.print(error_table(found))
+    assert re.search(r"forces .*meV/Å .*2 of 4", table.export_text())
 
 
 def test_a_label_that_is_asked_for_must_be_there(best, clusters):
@@ -140,7 +166,7 @@ def test_a_label_that_is_asked_for_must_be_there(best, clusters):
 def test_structures_without_labels_are_refused(best, tmp_path):
     atoms = ase.Atoms("Cu2", [[0, 0, 0], [0, 0, 2.5]])
     ase.io.write(tmp_path / "bare.xyz", [atoms], format="extxyz")
-    with pytest.raises(DataError, match="no label is present in every frame"):
+    with pytest.raises(DataError, match="no label is present in any frame"):
         evaluate_file(best, tmp_path / "bare.xyz")
 
 

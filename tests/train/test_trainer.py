@@ -143,6 +143,27 @@ def test_a_loss_that_is_not_a_number_names_its_structures(config, quiet, monkeyp
     assert result.last.read_bytes() == saved
 
 
+def test_a_validation_loss_that_is_not_a_number_ends_the_run(config, quiet):
+    trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
+    trainer.data.valid[0][fields.FORCES][0, 0] = float("inf")
+    with pytest.raises(ConvergenceError, match=r"the validation loss is inf; look for atoms"):
+        trainer.validate()
+
+
+def test_rows_of_other_columns_stay_in_the_table(content, quiet, tmp_path):
+    """A run that goes on with another validation set keeps what was measured before."""
+    import ase.io
+
+    train(parse_config(content | {"epochs": 1}), console=quiet)
+    frames = ase.io.read(content["data"]["valid"], ":")
+    for atoms in frames:
+        del atoms.calc.results["forces"]
+    ase.io.write(tmp_path / "energies.xyz", frames, format="extxyz")
+    content["data"]["valid"] = str(tmp_path / "energies.xyz")
+    rows = rows_of(train(parse_config(content | {"epochs": 2}), resume=True, console=quiet))
+    assert [bool(row["forces_rmse [meV/Å]"]) for row in rows] == [True, False]
+
+
 def test_time_can_run_out(content, quiet):
     config = parse_config(content | {"epochs": 1000, "max_minutes": 1e-9})
     result = train(config, console=quiet)

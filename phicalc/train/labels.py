@@ -1,0 +1,68 @@
+"""Which structures bear which labels: any may be missing, what counts is said."""
+
+from collections.abc import Mapping, Sequence
+
+from ase import Atoms
+
+from phicalc import fields
+from phicalc.data.read import has_label, is_defined, labels_in_some
+from phicalc.errors import DataError
+from phicalc.geometric import Data
+from phicalc.train.config import PROPERTIES, Property
+
+DEFINED_FOR = {
+    fields.STRESS: "periodic in three directions",
+    fields.DIPOLE: "not periodic",
+}
+"""Structures for which alone a label means something."""
+
+
+def labels_somewhere(frames: Sequence[Atoms]) -> tuple[Property, ...]:
+    """Properties that at least one structure has a label for that is defined for it."""
+    present = labels_in_some(frames)
+    return tuple(name for name in PROPERTIES if name in present)
+
+
+def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> None:
+    """Raise DataError where every label of a property lies on structures that can't have one."""
+    for name in properties:
+        if any(has_label(atoms, name) and is_defined(name, atoms) for atoms in frames):
+            continue
+        undefined = [number for number, atoms in enumerate(frames) if not is_defined(name, atoms)]
+        shown = ", ".join(map(str, undefined[:10])) + (", …" if len(undefined) > 10 else "")
+        raise DataError(
+            f"no {name} is defined for the periodicity of frames {shown}, and no other frame has "
+            f"one; it takes structures {DEFINED_FOR[name]}, or train without {name}"
+        )
+
+
+def ignored_labels(frames: Sequence[Atoms], properties: Sequence[Property]) -> dict[Property, int]:
+    """By property: labels that mean nothing for the periodicity of their structure."""
+    counts = {
+        name: sum(has_label(atoms, name) and not is_defined(name, atoms) for atoms in frames)
+        for name in properties
+    }
+    return {name: count for name, count in counts.items() if count > 0}
+
+
+def labelled_structures(
+    graphs: Sequence[Data], properties: Sequence[Property]
+) -> dict[Property, int]:
+    """By property: graphs with a label, which NaN is not."""
+    return {
+        name: sum(name in graph and not bool(graph[name].isnan().any()) for graph in graphs)
+        for name in properties
+    }
+
+
+def describe_labels(
+    labelled: Mapping[Property, int], structures: int, ignored: Mapping[Property, int]
+) -> str:
+    """The counts in words: "energy 800 of 800, stress 640 of 800 (20 ignored: …)"."""
+    parts = []
+    for name, count in labelled.items():
+        part = f"{name} {count} of {structures}"
+        if name in ignored:
+            part += f" ({ignored[name]} ignored on structures that are not {DEFINED_FOR[name]})"
+        parts.append(part.replace("not not ", ""))
+    return ", ".join(parts)
