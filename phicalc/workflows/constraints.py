@@ -16,6 +16,9 @@ from phicalc.errors import ConfigError, SimulationError
 WATER_BOND = 1.3
 """Longest O–H distance (Å) that still counts as a bond of a water molecule."""
 
+HEAVY_BOND = 1.8
+"""Å within which an oxygen with another neighbour than hydrogen is no water's."""
+
 
 class FixedBonds(FixBondLengths):
     """ASE's `FixBondLengths`, solved for all molecules at once (SHAKE and RATTLE).
@@ -110,24 +113,18 @@ def rigid_water(atoms: Atoms) -> FixedBonds:
     oxygen, hydrogen = neighbor_list("ij", atoms, {("O", "H"): WATER_BOND})
     from_oxygen = atoms.numbers[oxygen] == 8
     oxygen, hydrogen = oxygen[from_oxygen], hydrogen[from_oxygen]
+    atom, other = neighbor_list("ij", atoms, HEAVY_BOND)
+    crowded = set(atom[(atoms.numbers[other] != 1) & (atom != other)].tolist())
     owners = np.bincount(hydrogen, minlength=len(atoms))
     pairs: list[tuple[int, int]] = []
     for centre in np.unique(oxygen):
         arms = hydrogen[oxygen == centre]
-        if len(arms) == 2 and np.all(owners[arms] == 1) and not _has_heavy_bond(atoms, centre):
+        if len(arms) == 2 and np.all(owners[arms] == 1) and centre not in crowded:
             first, second = int(arms[0]), int(arms[1])
             pairs += [(int(centre), first), (int(centre), second), (first, second)]
     if not pairs:
         raise ConfigError("rigid_water: expected a structure with water molecules, got none")
     return FixedBonds(atoms, pairs)
-
-
-def _has_heavy_bond(atoms: Atoms, centre: int) -> bool:
-    """Whether an oxygen has a neighbour other than hydrogen at a bond's distance."""
-    heavy = np.flatnonzero((atoms.numbers != 1) & (np.arange(len(atoms)) != centre))
-    if len(heavy) == 0:
-        return False
-    return bool(atoms.get_distances(centre, heavy, mic=bool(atoms.pbc.any())).min() < 1.8)
 
 
 def _clusters(pairs: NDArray[np.int64]) -> list[NDArray[np.int64]]:

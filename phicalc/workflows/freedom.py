@@ -163,13 +163,14 @@ def _groups(
             for row, (indices, vectors) in enumerate(conditions[key]):
                 places = np.searchsorted(members[key], indices)
                 np.add.at(matrix[number_in_group, row], places, vectors)
-        _, widths, bases = np.linalg.svd(
-            matrix.reshape(len(keys), count, 3 * size), full_matrices=False
-        )
-        independent = widths > DEPENDENT
+        rows_of_all = matrix.reshape(len(keys), count, 3 * size)
+        squares, mixtures = np.linalg.eigh(rows_of_all @ rows_of_all.swapaxes(1, 2))
+        independent = squares > DEPENDENT**2 * count
+        lengths = np.sqrt(np.where(independent, squares, np.inf))
+        bases = mixtures.swapaxes(1, 2) @ rows_of_all / lengths[..., None]
         yield (
             np.array([members[key] for key in keys]),
-            bases * independent[..., None],
+            bases,
             independent.sum(axis=1),
         )
 
