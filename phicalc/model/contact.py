@@ -59,8 +59,9 @@ class Contact(nn.Module):
         unseen = UNSEEN * (radii[:, None] + radii[None, :])
         self.register_buffer("unseen", unseen.clamp(max=cutoff), persistent=False)
 
-    def depths(self, species_index: Tensor, edge_index: Tensor, distances: Tensor) -> Tensor:
-        """max(1 − r/c, 0) of each edge (E,), from distances (E,) | Å, float64."""
+    def depths(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
+        """max(1 − r/c, 0) of each edge (E,), from edge vectors (E, 3) | Å, float64."""
+        distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         reach = torch.where(self.closest > 0.0, self.closest, self.unseen)
         count = reach.shape[0]
         pair = species_index.index_select(0, edge_index[1]) * count

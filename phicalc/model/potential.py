@@ -114,8 +114,7 @@ class Potential(nn.Module):
         batch = graph[fields.BATCH]
         total_charge = graph[fields.TOTAL_CHARGE]
         charge_of_atom = total_charge.index_select(0, batch)
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        depths = self.contact.depths(index, edge_index, distances)
+        depths = self.contact.depths(index, edge_index, vectors)
         gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
         features = self.features(index, graph, gates)
 
@@ -123,6 +122,7 @@ class Potential(nn.Module):
         terms["reference"] = self.reference_energies[index]
         terms["network"] = self.readout(features[-1]).squeeze(1).double() * self.energy_scale
         if self.use_repulsion:
+            distances = torch.linalg.vector_norm(vectors, dim=1)
             terms["zbl"] = self.repulsion(index, edge_index, distances)
         if self.use_contact:
             terms["contact"] = self.contact.wall(depths, edge_index, index.shape[0])
@@ -229,9 +229,9 @@ class Potential(nn.Module):
         if graph[fields.TOTAL_CHARGE].shape[0] != 1:
             raise UnsupportedError("expected one structure for a response, got a batch of several")
         index = self.species_index[graph[fields.SPECIES]]
-        distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
-        depths = self.contact.depths(index, graph[fields.EDGE_INDEX], distances)
-        gates = self.contact.edge_gates(depths, graph[fields.EDGE_INDEX], index.shape[0])
+        edge_index = graph[fields.EDGE_INDEX]
+        depths = self.contact.depths(index, edge_index, graph[fields.EDGE_VECTORS])
+        gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
         features = self.features(index, graph, gates)
         none = torch.zeros_like(graph[fields.CELL][0])
         response = FieldResponse(none[0], none[0], none)

@@ -234,8 +234,8 @@ class PaiNN(nn.Module):
             edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff
         )
         distances = torch.linalg.vector_norm(rows, dim=2)
-        envelope = polynomial_envelope(distances / self.cutoff) * gates
-        radial = self.basis(distances) * envelope[..., None]
+        radial = self.basis(distances)
+        radial = radial * (polynomial_envelope(distances / self.cutoff) * gates)[..., None]
         radial = radial.transpose(1, 2).contiguous()
         unit = (rows / distances[..., None]).transpose(1, 2).contiguous()
         angular = unit[:, :, None] * radial[:, None]
