@@ -26,7 +26,8 @@ def neighbour_rows(
     Returns
     -------
     senders (N·M,) int64, vectors (N, M, 3) and gates (N, M), M the largest number of neighbours.
-    Padding has gate 0 and points at atom 0 from exactly the cutoff, where every radial function and its slope vanish.
+    Padding has gate 0 and points at atom 0 from exactly the cutoff, where every radial function
+    and its slope vanish.
     """
     receivers = edge_index[1]
     counts = torch.bincount(receivers, minlength=num_nodes)
