@@ -42,6 +42,7 @@ class ChargeFeedback(nn.Module):
         species_index: Tensor,
         edge_index: Tensor,
         edge_vectors: Tensor,
+        edge_gates: Tensor,
     ) -> Tensor:
         """Per-atom energies (N,) in the unit of the readout.
 
@@ -53,13 +54,13 @@ class ChargeFeedback(nn.Module):
             (N, F) | hᵀ
         species_index
             (N,) | position of each atom's element in the model's list
-        edge_index, edge_vectors
-            (2, E), (E, 3) | as the backbone gets them
+        edge_index, edge_vectors, edge_gates
+            (2, E), (E, 3), (E,) | as the backbone gets them
         """
         hidden = self.slope(species_index) * charges.to(features.dtype)[:, None]
         hidden = torch.nn.functional.silu(hidden + self.offset(species_index))
         initial = features + self.mix(hidden)
         energies: Tensor = self.readout(
-            self.step(species_index, initial, edge_index, edge_vectors)[-1]
+            self.step(species_index, initial, edge_index, edge_vectors, edge_gates)[-1]
         )
         return energies.squeeze(1)

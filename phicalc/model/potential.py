@@ -15,7 +15,7 @@ from phicalc.electrostatics.electric_field import FieldResponse
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.build import build_backbone, build_head
 from phicalc.model.config import ModelConfig, sums_coulomb
-from phicalc.model.contact import ContactRepulsion
+from phicalc.model.contact import Contact
 from phicalc.model.feedback import ChargeFeedback
 from phicalc.model.zbl import CoreRepulsion
 
@@ -92,7 +92,7 @@ class Potential(nn.Module):
         # What follows stays in float64 whatever the network's dtype.
         self.repulsion = CoreRepulsion(self.elements, self.cutoff)
         self.use_repulsion = config.zbl
-        self.contact = ContactRepulsion(self.elements)
+        self.contact = Contact(self.elements, self.cutoff)
         self.use_contact = config.contact
         self.use_total_charge = config.total_charge
         self.charge_per_atom = config.charge_embedding == "per-atom"
@@ -120,16 +120,18 @@ class Potential(nn.Module):
         batch = graph[fields.BATCH]
         total_charge = graph[fields.TOTAL_CHARGE]
         charge_of_atom = total_charge.index_select(0, batch)
-        features = self.features(index, graph)
+        depths = self.contact.depths(index, edge_index, vectors)
+        gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
+        features = self.features(index, graph, gates)
 
         terms: Dict[str, Tensor] = {}
         terms["reference"] = self.reference_energies[index]
         terms["network"] = self.readout(features[-1]).squeeze(1).double() * self.energy_scale
-        distances = torch.linalg.vector_norm(vectors, dim=1)
         if self.use_repulsion:
+            distances = torch.linalg.vector_norm(vectors, dim=1)
             terms["zbl"] = self.repulsion(index, edge_index, distances)
         if self.use_contact:
-            terms["contact"] = self.contact(index, edge_index, distances)
+            terms["contact"] = self.contact.wall(depths, edge_index, index.shape[0])
         output: Dict[str, Tensor] = {}
         charges = torch.zeros_like(charge_of_atom)
         has_charges = False
@@ -153,7 +155,7 @@ class Potential(nn.Module):
             charges = self.spread_excess(charges + change, features[-1], total_charge, batch)
             output[fields.CHARGES] = charges
             if self.use_feedback:
-                term = self.feedback_energies(charges, features[-1], index, graph)
+                term = self.feedback_energies(charges, features[-1], index, graph, gates)
                 if implicit:
                     gradient = gradient_of(term.sum(), change)
                     term = term + self.adjoint_energies(gradient, results, features, index, graph)
@@ -167,8 +169,11 @@ class Potential(nn.Module):
         output[fields.ENERGY] = torch.zeros_like(total_charge).index_add(0, batch, energies)
         return output
 
-    def features(self, index: Tensor, graph: Dict[str, Tensor]) -> List[Tensor]:
-        """Node features (N, F) after each message step, of atoms with species index (N,)."""
+    def features(self, index: Tensor, graph: Dict[str, Tensor], gates: Tensor) -> List[Tensor]:
+        """Node features (N, F) after each message step.
+
+        Of atoms with species index (N,), and of what the network sees of their edges (E,).
+        """
         dtype = self.charge_embedding.dtype
         vectors = graph[fields.EDGE_VECTORS]
         initial = torch.zeros(
@@ -184,18 +189,23 @@ class Potential(nn.Module):
                 charge.index_select(0, batch).to(dtype)[:, None] * self.charge_embedding[index]
             )
         features: List[Tensor] = self.backbone(
-            index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype)
+            index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype), gates.to(dtype)
         )
         return features
 
     def feedback_energies(
-        self, charges: Tensor, features: Tensor, index: Tensor, graph: Dict[str, Tensor]
+        self,
+        charges: Tensor,
+        features: Tensor,
+        index: Tensor,
+        graph: Dict[str, Tensor],
+        gates: Tensor,
     ) -> Tensor:
         """Energies (N,) | eV of one more message step, of features hᵀ (N, F) and charges (N,)."""
-        vectors = graph[fields.EDGE_VECTORS].to(features.dtype)
+        vectors, gates = graph[fields.EDGE_VECTORS].to(features.dtype), gates.to(features.dtype)
         energies = torch.zeros_like(charges)
         for step in self.feedback:
-            term = step(charges, features, index, graph[fields.EDGE_INDEX], vectors)
+            term = step(charges, features, index, graph[fields.EDGE_INDEX], vectors, gates)
             energies = energies + term.double() * self.energy_scale
         return energies
 
@@ -231,7 +241,10 @@ class Potential(nn.Module):
         if graph[fields.TOTAL_CHARGE].shape[0] != 1:
             raise UnsupportedError("expected one structure for a response, got a batch of several")
         index = self.species_index[graph[fields.SPECIES]]
-        features = self.features(index, graph)
+        edge_index = graph[fields.EDGE_INDEX]
+        depths = self.contact.depths(index, edge_index, graph[fields.EDGE_VECTORS])
+        gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
+        features = self.features(index, graph, gates)
         none = torch.zeros_like(graph[fields.CELL][0])
         response = FieldResponse(none[0], none[0], none)
         for head in self.heads:

@@ -19,14 +19,15 @@ between steps (:mod:`phicalc.allocator`)."""
 
 
 def neighbour_rows(
-    edge_index: Tensor, edge_vectors: Tensor, num_nodes: int, cutoff: float
-) -> Tuple[Tensor, Tensor]:
+    edge_index: Tensor, edge_vectors: Tensor, edge_gates: Tensor, num_nodes: int, cutoff: float
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Edges sorted by receiver as padded rows, one per atom.
 
     Returns
     -------
-    senders (N·M,) int64 and vectors (N, M, 3), M the largest number of neighbours. Padding
-    points at atom 0 from exactly the cutoff, where every radial function and its slope vanish.
+    senders (N·M,) int64, vectors (N, M, 3) and gates (N, M), M the largest number of neighbours.
+    Padding has gate 0 and points at atom 0 from exactly the cutoff, where every radial function
+    and its slope vanish.
     """
     receivers = edge_index[1]
     counts = torch.bincount(receivers, minlength=num_nodes)
@@ -41,7 +42,9 @@ def neighbour_rows(
     )
     vectors[:, 0].fill_(cutoff)  # assigned, TorchScript would round it to the default dtype
     vectors = vectors.index_copy(0, slot, edge_vectors)
-    return senders, vectors.view(num_nodes, width, 3)
+    gates = torch.zeros(num_nodes * width, dtype=edge_gates.dtype, device=edge_gates.device)
+    gates = gates.index_copy(0, slot, edge_gates)
+    return senders, vectors.view(num_nodes, width, 3), gates.view(num_nodes, width)
 
 
 class Message(nn.Module):
@@ -206,7 +209,12 @@ class PaiNN(nn.Module):
         return float((coherent + random).rsqrt())
 
     def forward(
-        self, species_index: Tensor, initial: Tensor, edge_index: Tensor, edge_vectors: Tensor
+        self,
+        species_index: Tensor,
+        initial: Tensor,
+        edge_index: Tensor,
+        edge_vectors: Tensor,
+        edge_gates: Tensor,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ, each (N, F).
 
@@ -218,12 +226,17 @@ class PaiNN(nn.Module):
             (N, F) | added to the embedding of the element
         edge_index, edge_vectors
             (2, E), (E, 3) | edges sorted by receiver, shorter than the cutoff | Å
+        edge_gates
+            (E,) | what is left of each edge, in [0, 1]; a factor of the envelope
         """
         scalars = self.embedding(species_index) + initial
         num_nodes = scalars.shape[0]
-        senders, rows = neighbour_rows(edge_index, edge_vectors, num_nodes, self.cutoff)
+        senders, rows, gates = neighbour_rows(
+            edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff
+        )
         distances = torch.linalg.vector_norm(rows, dim=2)
-        radial = self.basis(distances) * polynomial_envelope(distances / self.cutoff)[..., None]
+        radial = self.basis(distances)
+        radial = radial * (polynomial_envelope(distances / self.cutoff) * gates)[..., None]
         radial = radial.transpose(1, 2).contiguous()
         unit = (rows / distances[..., None]).transpose(1, 2).contiguous()
         angular = unit[:, :, None] * radial[:, None]

@@ -122,7 +122,12 @@ class SchNet(nn.Module):
         )
 
     def forward(
-        self, species_index: Tensor, initial: Tensor, edge_index: Tensor, edge_vectors: Tensor
+        self,
+        species_index: Tensor,
+        initial: Tensor,
+        edge_index: Tensor,
+        edge_vectors: Tensor,
+        edge_gates: Tensor,
     ) -> List[Tensor]:
         """Node features after each interaction block.
 
@@ -136,6 +141,8 @@ class SchNet(nn.Module):
             (2, E) int64 | sender j, receiver i; in any order, E = 0 included.
         edge_vectors : Tensor
             (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
+        edge_gates : Tensor
+            (E,) | - | what is left of each edge, in [0, 1]; a factor of the envelope.
 
         Returns
         -------
@@ -144,7 +151,7 @@ class SchNet(nn.Module):
         """
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         basis = self.basis(distances)
-        envelope = self.envelope(distances).unsqueeze(1)
+        envelope = (self.envelope(distances) * edge_gates).unsqueeze(1)
         nodes = self.embedding(species_index) + initial
         features: List[Tensor] = []
         for interaction in self.interactions:

@@ -25,6 +25,11 @@ def random_graph() -> tuple[torch.Tensor, torch.Tensor]:
     return edge_index[:, kept], vectors[kept]
 
 
+def ones(edge_index: torch.Tensor) -> torch.Tensor:
+    """Gates of edges that are all there."""
+    return torch.ones(edge_index.shape[1], dtype=torch.float64)
+
+
 def radial_and_angular(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     distances = rows.norm(dim=2)
     values = BesselBasis(K, CUTOFF).double()(distances)
@@ -34,7 +39,7 @@ def radial_and_angular(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def run_message(message: Message, scalars, vectors, edge_index, edge_vectors):
-    senders, rows = neighbour_rows(edge_index, edge_vectors, N, CUTOFF)
+    senders, rows, _ = neighbour_rows(edge_index, edge_vectors, ones(edge_index), N, CUTOFF)
     return message(scalars, vectors, senders, *radial_and_angular(rows))
 
 
@@ -128,9 +133,9 @@ def test_features_depend_on_angles():
         oh = torch.tensor([[1.0, 0.0, 0.0], [math.cos(angle), math.sin(angle), 0.0]])
         vectors = torch.stack([oh[0], oh[1], -oh[0], -oh[1]]).double()
         edges = torch.tensor([[1, 2, 0, 0], [0, 0, 1, 2]])
-        features.append(
-            net(torch.tensor([0, 1, 1]), torch.zeros(3, F).double(), edges, vectors)[-1][0]
-        )
+        initial = torch.zeros(3, F).double()
+        found = net(torch.tensor([0, 1, 1]), initial, edges, vectors, ones(edges))
+        features.append(found[-1][0])
     assert (features[0] - features[1]).abs().max() > 1e-3
 
 
@@ -140,13 +145,17 @@ def test_padding_is_never_felt():
     net = PaiNN(F, 2, K, CUTOFF, 1, 3.0).double()
     edges = torch.tensor([[1, 0], [0, 1]])
     vectors = torch.tensor([[1.1, 0.2, 0.0], [-1.1, -0.2, 0.0]]).double()
-    alone = net(torch.zeros(2, dtype=torch.long), torch.zeros(2, F).double(), edges, vectors)
+    alone = net(
+        torch.zeros(2, dtype=torch.long), torch.zeros(2, F).double(), edges, vectors, ones(edges)
+    )
     crowd_edges, crowd_vectors = random_graph()
+    joined = torch.cat([edges, crowd_edges + 2], 1)
     joint = net(
         torch.zeros(2 + N, dtype=torch.long),
         torch.zeros(2 + N, F).double(),
-        torch.cat([edges, crowd_edges + 2], 1),
+        joined,
         torch.cat([vectors, crowd_vectors]),
+        ones(joined),
     )
     for a, b in zip(alone, joint, strict=True):
         assert_allclose(a.detach(), b[:2].detach(), atol=1e-13)
@@ -156,6 +165,7 @@ def test_scriptable():
     torch.manual_seed(5)
     net = PaiNN(F, 3, K, CUTOFF, 1, 5.0).double()
     edges, vectors = random_graph()
-    inputs = (torch.zeros(N, dtype=torch.long), torch.zeros(N, F).double(), edges, vectors)
+    types, initial = torch.zeros(N, dtype=torch.long), torch.zeros(N, F).double()
+    inputs = (types, initial, edges, vectors, ones(edges))
     for a, b in zip(net(*inputs), torch.jit.script(net)(*inputs), strict=True):
         assert torch.equal(a, b)

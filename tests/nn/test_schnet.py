@@ -21,15 +21,16 @@ def model(envelope="cosine", dtype=torch.float64, elements=100):
 
 
 def inputs(atoms: Atoms, dtype=torch.float64):
-    """Species, nothing initial, edges sorted by receiver, and edge vectors."""
+    """Species, nothing initial, edges sorted by receiver, their vectors, and all of each edge."""
     receivers, senders, vectors = neighbor_list("ijD", atoms, CUTOFF)
     edge_index = torch.from_numpy(np.stack([senders, receivers])).long()
     initial = torch.zeros(len(atoms), FEATURES, dtype=dtype)
-    return torch.tensor(atoms.numbers), initial, edge_index, torch.tensor(vectors, dtype=dtype)
+    vectors = torch.tensor(vectors, dtype=dtype)
+    return torch.tensor(atoms.numbers), initial, edge_index, vectors, torch.ones_like(vectors[:, 0])
 
 
 def reference_with_weights_of(ours: SchNet, atoms: Atoms) -> ReferenceSchNet:
-    _, _, edge_index, edge_vectors = inputs(atoms, next(ours.parameters()).dtype)
+    _, _, edge_index, edge_vectors, _ = inputs(atoms, next(ours.parameters()).dtype)
     theirs = ReferenceSchNet(
         FEATURES, FILTERS, LAYERS, RADIAL, CUTOFF,
         interaction_graph=lambda pos, batch: (edge_index, edge_vectors.norm(dim=1)),
@@ -61,28 +62,28 @@ def test_reproduces_torch_geometric(atoms, dtype):
 
 
 def test_one_tensor_per_interaction_and_initial_is_added(molecule):
-    species, initial, edge_index, edge_vectors = inputs(molecule)
+    species, initial, edge_index, edge_vectors, whole = inputs(molecule)
     ours = model()
-    plain = ours(species, initial, edge_index, edge_vectors)
+    plain = ours(species, initial, edge_index, edge_vectors, whole)
     assert [tuple(h.shape) for h in plain] == [(len(molecule), FEATURES)] * LAYERS
     shift = torch.randn(FEATURES, dtype=torch.float64)
-    shifted = ours(species, initial + shift, edge_index, edge_vectors)
+    shifted = ours(species, initial + shift, edge_index, edge_vectors, whole)
     ours.embedding.weight.data += shift
-    again = ours(species, initial, edge_index, edge_vectors)
+    again = ours(species, initial, edge_index, edge_vectors, whole)
     for a, b, c in zip(plain, shifted, again, strict=True):
         torch.testing.assert_close(b, c, rtol=0, atol=1e-12)
         assert not torch.allclose(a, b)
 
 
 def test_rotation_reflection_and_order(atoms):
-    species, initial, edge_index, edge_vectors = inputs(atoms)
+    species, initial, edge_index, edge_vectors, whole = inputs(atoms)
     ours = model()
-    expected = ours(species, initial, edge_index, edge_vectors)
+    expected = ours(species, initial, edge_index, edge_vectors, whole)
     rotation, _ = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))
-    turned = ours(species, initial, edge_index, edge_vectors @ rotation)
-    mirrored = ours(species, initial, edge_index, -edge_vectors)
+    turned = ours(species, initial, edge_index, edge_vectors @ rotation, whole)
+    mirrored = ours(species, initial, edge_index, -edge_vectors, whole)
     order = torch.randperm(len(atoms))
-    permuted = ours(species[order], initial, torch.argsort(order)[edge_index], edge_vectors)
+    permuted = ours(species[order], initial, torch.argsort(order)[edge_index], edge_vectors, whole)
     for h, a, b, c in zip(expected, turned, mirrored, permuted, strict=True):
         torch.testing.assert_close(a, h, rtol=0, atol=1e-11)
         torch.testing.assert_close(b, h, rtol=0, atol=1e-11)
@@ -95,9 +96,8 @@ def test_no_edges_leave_only_the_bias_of_each_block():
     no_edges = torch.zeros(2, 0, dtype=torch.long)
     ours = model()
     for count in (1, 2):
-        features = ours(
-            species[:count], initial[:count], no_edges, torch.zeros(0, 3, dtype=torch.float64)
-        )
+        vectors = torch.zeros(0, 3, dtype=torch.float64)
+        features = ours(species[:count], initial[:count], no_edges, vectors, vectors[:, 0])
         nodes = ours.embedding(species[:count])
         for interaction, h in zip(ours.interactions, features, strict=True):
             nodes = nodes + interaction.outgoing(torch.zeros(count, FILTERS, dtype=torch.float64))
@@ -116,7 +116,7 @@ def test_smoothness_at_the_cutoff(envelope, smooth):
 
     def feature(r):
         vectors = torch.tensor([[r, 0.0, 0.0], [-r, 0.0, 0.0]], dtype=torch.float64)
-        return ours(species, initial, edge_index, vectors)[-1]
+        return ours(species, initial, edge_index, vectors, torch.ones(2).double())[-1]
 
     second = feature(CUTOFF - step) - 2 * feature(CUTOFF) + feature(CUTOFF + step)
     curvature = float(second.abs().max()) / step**2
@@ -125,12 +125,12 @@ def test_smoothness_at_the_cutoff(envelope, smooth):
 
 @pytest.mark.parametrize("envelope", ["polynomial", "cosine"])
 def test_first_and_second_derivatives(envelope, bulk):
-    species, initial, edge_index, edge_vectors = inputs(bulk)
+    species, initial, edge_index, edge_vectors, whole = inputs(bulk)
     ours = model(envelope)
     few = slice(0, 12)
 
     def total(vectors):
-        return ours(species, initial, edge_index[:, few], vectors)[-1].sum(0)[:3]
+        return ours(species, initial, edge_index[:, few], vectors, whole[few])[-1].sum(0)[:3]
 
     vectors = edge_vectors[few].requires_grad_(True)
     assert torch.autograd.gradcheck(total, (vectors,))
