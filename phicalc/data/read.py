@@ -236,17 +236,21 @@ def check_labels(
         if len(problems.get(f"no {name}", frames)) < len(frames):
             del problems[f"no {name}"]
     if problems:
+        hints = ""
         for name in needed:
             lacking = problems.get(f"no {name}")
             if lacking:
                 hint = similar(frames[lacking[0]], name)
+                hints += hint
                 problems[f"no {name}{hint}"] = problems.pop(f"no {name}")
         lines = [_sentence(problem, bad, len(frames)) for problem, bad in problems.items()]
         where = "in some of" if set(needed) <= set(partial) else "in each of"
         raise DataError(
             f"expected {_and(needed)} {where} {len(frames)} frames (numbered from 0), got\n"
             + "\n".join(f"  - {line}" for line in lines)
-            + "\nmend or remove these frames, or train without that label"
+            + "\nmend or remove these frames, "
+            + ("name the column (data.keys, or eval --key), " if hints else "")
+            + "or train without that label"
         )
     name_spins(frames, [total_charge_of(atoms) for atoms in frames], labelled=True)
 

@@ -295,6 +295,7 @@ def test_likely_names_of_a_missing_label(label: str, keys: dict[str, object]) ->
     }
     message = complaint(frames, {label})
     assert f"no {label} (but {', '.join(keys)}: rename it to {label}" in message
+    assert "name the column (data.keys, or eval --key)" in message
     assert message.count("frame 1") == 1
     if label == "stress":
         assert "stress is minus the virial over the volume" in message
