@@ -6,6 +6,7 @@ its heads. All ratios are therefore of one run, side by side.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import phicalc.errors
 from phicalc.bench_box import BoxRequest, BoxResult
 from phicalc.device import resolve_device
-from phicalc.errors import ConfigError, UnsupportedError
+from phicalc.errors import ConfigError, PhicalcError, UnsupportedError
 from phicalc.files import replacing, write_json
 from phicalc.metadata import read_metadata
 
@@ -116,6 +118,8 @@ def run_bench(
         No model file.
     UnsupportedError
         No such device, a model that does not know water, or a box that could not be run.
+    ConvergenceError
+        An electrostatic solve did not converge.
     """
     if not sizes or min(sizes) < 3:
         raise ConfigError(f"expected sizes of at least 3 atoms, got {list(sizes)}")
@@ -163,13 +167,17 @@ def _in_own_process(request: BoxRequest) -> BoxResult:
         )
         errors.seek(0)
         lines = errors.read().strip().splitlines()
+    kind: type[PhicalcError] = UnsupportedError
     if finished.returncode < 0:
         reason = f"its process was ended by signal {-finished.returncode}; out of memory?"
     elif finished.returncode > 0:
         reason = lines[-1] if lines else f"its process ended with status {finished.returncode}"
+        raised = re.match(r"phicalc\.errors\.(\w+): (.*)", reason)
+        if raised is not None:
+            kind, reason = getattr(phicalc.errors, raised[1]), raised[2]
     else:
         return BoxResult(**json.loads(finished.stdout.splitlines()[-1]))
-    raise UnsupportedError(f"the box of {3 * request.molecules} atoms could not be run: {reason}")
+    raise kind(f"the box of {3 * request.molecules} atoms could not be run: {reason}")
 
 
 def _draw_speed(axes: Axes, boxes: Sequence[BoxResult]) -> None:

@@ -79,6 +79,7 @@ def spread_excess(charges: Tensor, weights: Tensor, total_charge: Tensor, batch:
         (N,) | structure of each atom
     """
     missing = total_charge - torch.zeros_like(total_charge).index_add(0, batch, charges)
+    weights = weights.clamp(min=1e-30)  # where all of them underflow, shares are even
     share = torch.zeros_like(total_charge).index_add(0, batch, weights)
     return charges + weights * (missing / share).index_select(0, batch)
 
