@@ -215,7 +215,7 @@ class Rivals:
     """Evaluations beside an MD run: the model without its cache, and its network without heads."""
 
     def __init__(self, model: LoadedModel) -> None:
-        config = ModelConfig.model_validate(model.metadata.config)
+        config = ModelConfig.stored(model.metadata.config)
         bare = config.model_copy(update={"heads": [], "charge_feedback": False})
         # The weights do not matter for the time it takes.
         self._bare_model = untrained_model(bare, model.metadata.elements, model.device)

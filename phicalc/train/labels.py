@@ -10,11 +10,11 @@ from phicalc.errors import DataError
 from phicalc.geometric import Data
 from phicalc.train.config import PROPERTIES, Property
 
-DEFINED_FOR = {
-    fields.STRESS: "periodic in three directions",
-    fields.DIPOLE: "not periodic",
+UNDEFINED_FOR = {
+    fields.STRESS: "not periodic in three directions",
+    fields.DIPOLE: "periodic",
 }
-"""Structures for which alone a label means something."""
+"""Structures for which a label means nothing."""
 
 
 def labels_somewhere(frames: Sequence[Atoms]) -> tuple[Property, ...]:
@@ -31,8 +31,9 @@ def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> 
         undefined = [number for number, atoms in enumerate(frames) if not is_defined(name, atoms)]
         shown = ", ".join(map(str, undefined[:10])) + (", …" if len(undefined) > 10 else "")
         raise DataError(
-            f"no {name} is defined for the periodicity of frames {shown}, and no other frame has "
-            f"one; it takes structures {DEFINED_FOR[name]}, or train without {name}"
+            f"no {name} is defined for the periodicity of frames {shown}, which are "
+            f"{UNDEFINED_FOR[name]}, and no other frame has one; train without {name}, or add "
+            "structures that have one"
         )
 
 
@@ -63,6 +64,6 @@ def describe_labels(
     for name, count in labelled.items():
         part = f"{name} {count} of {structures}"
         if name in ignored:
-            part += f" ({ignored[name]} ignored on structures that are not {DEFINED_FOR[name]})"
-        parts.append(part.replace("not not ", ""))
+            part += f" ({ignored[name]} ignored on structures that are {UNDEFINED_FOR[name]})"
+        parts.append(part)
     return ", ".join(parts)

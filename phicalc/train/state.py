@@ -11,7 +11,7 @@ from torch import Tensor
 from phicalc.errors import ConfigError
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import ModelConfig
-from phicalc.train.config import TrainConfig
+from phicalc.train.config import DataConfig, TrainConfig
 from phicalc.train.ema import MovingAverage
 from phicalc.train.schedule import Schedule
 
@@ -76,20 +76,22 @@ def as_begun(config: TrainConfig, begun: ModelConfig) -> TrainConfig:
     return config.model_copy(update={"model": told})
 
 
-def load_resumable(path: Path, model: ModelConfig, data: dict[str, Any]) -> Checkpoint:
+def load_resumable(
+    path: Path, model: ModelConfig, data: DataConfig, origin: dict[str, Any]
+) -> Checkpoint:
     """Read a checkpoint that a run of this model on this training data can go on from.
 
     Parameters
     ----------
     path
         ``last.pt`` of the run.
-    model, data
-        The configured model and the provenance of the data.
+    model, data, origin
+        The configured model and data, and the provenance of the data.
 
     Raises
     ------
     ConfigError
-        If it has no training state, or its model or training data are others.
+        If it has no training state, or its model, training data or reference energies are others.
     ModelFileError
         If it is no checkpoint.
     """
@@ -99,10 +101,16 @@ def load_resumable(path: Path, model: ModelConfig, data: dict[str, Any]) -> Chec
         raise ConfigError(f"{path}: holds no state of a run that this version can resume")
     if checkpoint.config != model:
         raise ConfigError(f"model: is not the model of {path}; resume with the same, or start anew")
-    if not same_origin(checkpoint.extra["provenance"]["data"]["train"], data["train"]):
+    if not same_origin(checkpoint.extra["provenance"]["data"]["train"], origin["train"]):
         raise ConfigError(
-            f"data: is not that of {path} (file, skipped frames, valid_fraction and seed of the "
-            "split); resume with the same, or start anew"
+            f"data: is not that of {path} (file, keys, skipped frames, valid_fraction and seed of "
+            "the split); resume with the same, or start anew"
+        )
+    begun = checkpoint.extra["provenance"]["config"]["data"].get("reference_energies")
+    if begun != data.reference_energies:
+        raise ConfigError(
+            f"data.reference_energies: is not that of {path}, {begun or 'none'}; resume with the "
+            "same, or start anew"
         )
     return checkpoint
 

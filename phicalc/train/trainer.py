@@ -105,7 +105,7 @@ def train(
         if resume:
             config = as_begun(config, load_checkpoint(last).config)
         with torch.random.fork_rng(devices), stop_on_signals(sigterm_repeats=True) as stop:
-            trainer = Trainer(config, load_training_data(config), processes, console)
+            trainer = Trainer(config, load_training_data(config), processes, console, not resume)
             if resume:
                 trainer.resume()
             return trainer.run(stop)
@@ -114,7 +114,10 @@ def train(
 
 
 class Trainer:
-    """One training run: its state, and the steps that move it forward."""
+    """One training run: its state, and the steps that move it forward.
+
+    A run that is taken up has weights of its own, and looks at no initial checkpoint.
+    """
 
     def __init__(
         self,
@@ -122,14 +125,16 @@ class Trainer:
         data: TrainingData,
         processes: Processes,
         console: Console | None = None,
+        from_initial: bool = True,
     ) -> None:
         self.config = config
         self.data = data
         self.processes = processes
         torch.manual_seed(config.seed)
         self.notes: list[str] = []  # on what was taken from another run
-        potential = new_potential(config.model, data, config.initial, self.notes.append)
-        self.potential = potential.to(processes.device)
+        initial = config.initial if from_initial else None
+        self.potential = new_potential(config.model, data, initial, self.notes.append)
+        self.potential.to(processes.device)
         processes.broadcast(self.potential)
         model = Differentiated(self.potential).to(processes.device)
         self.objective = Objective(model, config.loss, processes)
@@ -323,13 +328,9 @@ class Trainer:
     def resume(self) -> None:
         """Take up the run from ``last.pt``; errors as :func:`load_resumable`."""
         path = self.config.output / "last.pt"
-        checkpoint = load_resumable(path, self.potential.config, self.data.provenance)
-        begun = checkpoint.extra["provenance"]["config"]["data"].get("reference_energies")
-        if begun != self.config.data.reference_energies:
-            raise ConfigError(
-                f"data.reference_energies: is not that of {path}, {begun or 'none'}; resume with "
-                "the same, or start anew"
-            )
+        checkpoint = load_resumable(
+            path, self.potential.config, self.config.data, self.data.provenance
+        )
         self.potential.load_state_dict(checkpoint.potential.state_dict())
         self.state.load_state_dict(checkpoint.extra["training"])
         if not same_measure(checkpoint.extra["provenance"], self._provenance()):

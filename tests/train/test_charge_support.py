@@ -20,6 +20,7 @@ from phicalc.export import export
 from phicalc.metadata import read_metadata
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
+from phicalc.model.potential import Potential
 from phicalc.train.config import parse_config
 from phicalc.train.evaluation import evaluate_structures
 from phicalc.train.trainer import train
@@ -145,14 +146,16 @@ def test_an_old_checkpoint_is_told_the_whole_charge_and_goes_on_so(trained, tmp_
     potential = load_checkpoint(path).potential
     assert potential.config.charge_embedding == "total"
     ion = labelled("H2O", 1, 1)
-    index = potential.species_index[torch.tensor(ion.numbers)]
+    # Q is what Q/N is in units of 1/N
+    config = potential.config.model_copy(update={"charge_embedding": "per-atom"})
+    told = Potential(config, potential.elements)
+    told.load_state_dict(potential.state_dict() | {"charge_scale": torch.tensor(1 / 3)})
     graph = graph_dict(collate([to_graph(ion, 5.0)]))
-    features = potential.features(index, graph)[0]
-    charged = graph[fields.TOTAL_CHARGE] * 1.0
-    initial = charged.float() * potential.charge_embedding[index]
-    vectors = graph[fields.EDGE_VECTORS].float()
-    expected = potential.backbone(index, initial, graph[fields.EDGE_INDEX], vectors)[0]
-    torch.testing.assert_close(features, expected)
+    energies = [model.eval()(graph)[fields.ENERGY].detach() for model in (potential, told)]
+    torch.testing.assert_close(*energies)
+    ion.info["charge"] = 0
+    neutral = potential(graph_dict(collate([to_graph(ion, 5.0)])))[fields.ENERGY].detach()
+    assert abs(float(neutral - energies[0])) > 1e-4
     folder = trained["ions"][1].parent.parent
     old = content(folder) | {"output": str(tmp_path / "run"), "epochs": 2}
     result = train(parse_config(old), resume=True, console=Console(quiet=True))
@@ -167,7 +170,6 @@ def read_metadata_of(checkpoint, folder):
 
 def test_the_whole_charge_is_not_size_consistent_and_its_part_is():
     """What the default is for: two ions far apart against one, with the same weights."""
-    from phicalc.model.potential import Potential
 
     def excess(embedding: str) -> float:
         torch.manual_seed(0)

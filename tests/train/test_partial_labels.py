@@ -18,6 +18,7 @@ from phicalc.data.splits import split
 from phicalc.errors import DataError
 from phicalc.export import export
 from phicalc.model.checkpoint import load_checkpoint
+from phicalc.model.config import QEqConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import DataConfig, LossConfig, TrainConfig
 from phicalc.train.dataset import load_training_data
@@ -207,6 +208,24 @@ def test_molecules_train_among_crystals_on_stress(config, nonsense):
     assert errors["stress"]["count"] == 18
     graphs = load_training_data(config).train
     assert [bool(graph[fields.STRESS].isnan().any()) for graph in graphs] == [False, True, False]
+
+
+def test_dipoles_of_crystals_are_ignored_among_molecules(config):
+    """The other way round: a dipole means something only without periodic directions."""
+    frames = [labelled(1), labelled(2), labelled(3)]
+    frames[0].info["dipole"] = [0.0, 0.0, 0.4]
+    frames[1].info["dipole"] = [0.0, 0.0, 9.0]
+    frames[1].set_cell([9, 9, 9])
+    frames[1].pbc = True
+    frames[1].calc.atoms = frames[1].copy()
+    write(config.data.train, frames)
+    write(config.data.valid, frames)
+    model = config.model.model_copy(update={"heads": [QEqConfig()]})
+    loss = LossConfig.model_validate({"weights": {"dipole": 1.0}})
+    text, result = logged(config.model_copy(update={"model": model, "loss": loss}))
+    assert "dipole 1 of 3 (1 ignored on structures that are periodic)" in text
+    errors = load_checkpoint(result.best).extra["provenance"]["valid_errors"]
+    assert errors["dipole"]["count"] == 3 and errors["dipole"]["mae"] < 1.0
 
 
 def test_stress_on_molecules_alone_is_an_error(config):

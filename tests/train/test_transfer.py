@@ -157,7 +157,8 @@ def test_an_element_that_is_gone_is_said(content, tmp_path, first):
     said = []
     potential = new_potential(config.model, load_training_data(config), first, said.append)
     assert any(line.startswith("Au: not in the training data") for line in said)
-    atoms = frames[0]
+    atoms = frames[0].copy()
+    atoms.positions *= 1.2  # no closer than the old model has seen copper
     energies = []
     for model in (old, potential):
         graph = graph_dict(collate([to_graph(atoms, 4.0)]))
@@ -199,6 +200,19 @@ def test_a_tuned_run_says_what_was_done_and_improves(content, tmp_path, first):
     record = load_checkpoint(result.best).extra["provenance"]["reference"]
     assert record["energies"]["Cu"] == pytest.approx(-1600, abs=10)
     assert record["open"] == []
+
+
+def test_a_tuned_run_goes_on_without_its_initial_checkpoint(content, tmp_path, first, quiet):
+    """Its weights are the run's own by then; and the reference energies are not fitted again."""
+    copy = tmp_path / "first.pt"
+    copy.write_bytes(first.read_bytes())
+    frames = shifted(fresh(FRAMES), SHIFT)
+    config = another(content, tmp_path, frames, initial=str(copy), epochs=1)
+    energies = load_checkpoint(train(config, console=quiet).last).potential.reference_energies
+    copy.unlink()
+    longer = config.model_copy(update={"epochs": 2})
+    last = train(longer, resume=True, console=quiet).last
+    assert torch.equal(load_checkpoint(last).potential.reference_energies, energies)
 
 
 def test_what_the_checkpoint_cannot_give_is_said(content, tmp_path, first):
