@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from phicalc import fields
@@ -25,7 +24,7 @@ from phicalc.electrostatics.eigenbasis import spectrum
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.evaluator import Evaluation, Evaluator
 from phicalc.modes import own_modes
-from phicalc.response import BORN, RESPONSE, refuse_field, response
+from phicalc.response import BORN, RESPONSE, refuse_field, refuse_undefined, response
 from phicalc.threads import OneThread, OneThreadCalculator
 
 Array = NDArray[np.float64]
@@ -252,7 +251,7 @@ class PhiCalculator(OneThreadCalculator):
             self.atoms = atoms.copy()
         if self.atoms is None:
             raise StructureError("expected a structure to calculate, got none; pass atoms")
-        _refuse_undefined(properties, self.atoms)
+        refuse_undefined(properties, self.atoms)
         if "numbers" in system_changes:
             # a new structure, or the old one after reset(): a restarted simulation must find the
             # same bits as one that went on
@@ -293,20 +292,7 @@ class PhiCalculator(OneThreadCalculator):
     def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
         """Means over the committee into ``results``, spreads into attributes."""
         agreed = consensus([evaluation.output for evaluation in evaluations])
-        mean = agreed.mean
-        energy = float(mean[fields.ENERGY][0])
-        results: dict[str, Any] = {
-            "energy": energy,
-            "free_energy": energy,
-            "energies": mean[fields.ENERGIES],
-            "forces": mean[fields.FORCES],
-        }
-        if atoms.pbc.all():
-            results["stress"] = full_3x3_to_voigt_6_stress(mean[fields.STRESS][0])
-        if fields.CHARGES in mean:
-            results["charges"] = mean[fields.CHARGES]
-        if fields.DIPOLE in mean and not atoms.pbc.any():
-            results["dipole"] = mean[fields.DIPOLE][0]
+        results = agreed.results(atoms.pbc)
         check_finite(results)
         self._consensus = agreed
         self._evaluations = evaluations
@@ -417,16 +403,3 @@ class PhiCalculator(OneThreadCalculator):
 
 
 _REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds", "_thread"}
-
-
-def _refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:
-    """Say why a property has no value here, before anything is computed."""
-    periodic = atoms.pbc.tolist()
-    if "stress" in properties and not all(periodic):
-        raise PropertyNotImplementedError(
-            f"stress needs a cell periodic in three directions, got pbc {periodic}"
-        )
-    if "dipole" in properties and any(periodic):
-        raise PropertyNotImplementedError(
-            f"the dipole of a periodic structure is undefined, got pbc {periodic}"
-        )

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -40,6 +42,24 @@ class Consensus:
     energy_terms: dict[str, float]
     energy_spread: float
     forces_spread: Array
+
+    def results(self, pbc: NDArray[np.bool_]) -> dict[str, Any]:
+        """The means by ASE's names, in its units: all that the periodicity (3,) allows."""
+        mean = self.mean
+        energy = float(mean[fields.ENERGY][0])
+        results: dict[str, Any] = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": mean[fields.ENERGIES],
+            "forces": mean[fields.FORCES],
+        }
+        if pbc.all():
+            results["stress"] = full_3x3_to_voigt_6_stress(mean[fields.STRESS][0])
+        if fields.CHARGES in mean:
+            results["charges"] = mean[fields.CHARGES]
+        if fields.DIPOLE in mean and not pbc.any():
+            results["dipole"] = mean[fields.DIPOLE][0]
+        return results
 
 
 def consensus(outputs: Sequence[dict[str, Tensor]]) -> Consensus:

@@ -18,11 +18,12 @@ from torch import Tensor
 from phicalc import fields
 from phicalc.allocator import keep_freed_memory
 from phicalc.artifact import LoadedModel
-from phicalc.checks import check_positions, check_separation, check_species, check_support
+from phicalc.checks import check_positions, check_separation, check_species
 from phicalc.data.neighbours import NeighbourList, periodic_cell
 from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.errors import ConvergenceError
 from phicalc.modes import own_modes
+from phicalc.support import check_support
 from phicalc.threads import OneThread
 
 Graph = dict[str, Tensor]

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phicalc import __version__
 from phicalc.archive import holds_program, read_whole, sound_parts
-from phicalc.checks import ChargeRange
 from phicalc.errors import ModelFileError
+from phicalc.support import ChargeRange
 
 FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""

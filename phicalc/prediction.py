@@ -22,7 +22,6 @@ from phicalc.checks import (
     check_field,
     check_separation,
     check_structure,
-    check_support,
     frames_of,
 )
 from phicalc.conditions import external_field, name_spins, total_charge
@@ -40,6 +39,7 @@ from phicalc.files import prepare_folder, replacing
 from phicalc.geometric import Data
 from phicalc.modes import own_modes
 from phicalc.response import refuse_field
+from phicalc.support import check_support
 
 Array = NDArray[np.float64]
 

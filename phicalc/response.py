@@ -78,6 +78,19 @@ def response(
     return results
 
 
+def refuse_undefined(properties: Sequence[str], atoms: Atoms) -> None:
+    """Say why a property has no value here, before anything is computed."""
+    periodic = atoms.pbc.tolist()
+    if "stress" in properties and not all(periodic):
+        raise PropertyNotImplementedError(
+            f"stress needs a cell periodic in three directions, got pbc {periodic}"
+        )
+    if "dipole" in properties and any(periodic):
+        raise PropertyNotImplementedError(
+            f"the dipole of a periodic structure is undefined, got pbc {periodic}"
+        )
+
+
 def undefined(name: str, atoms: Atoms, charge: float) -> str | None:
     """Why a property is not defined for a structure, whatever the model."""
     periodic = atoms.pbc.tolist()

@@ -5,6 +5,7 @@ import pytest
 
 from phicalc import checks
 from phicalc.errors import PhicalcError, StructureError, UnsupportedError
+from phicalc.support import check_support
 
 CUBE = 10.0 * np.eye(3)
 PERIODIC, SLAB, MOLECULE = (np.array(p) for p in ([True] * 3, [True, True, False], [False] * 3))
@@ -90,12 +91,12 @@ def test_partial_pbc() -> None:
 
 
 def test_what_a_model_was_made_for() -> None:
-    checks.check_support(0.0, PERIODIC, False, False)
-    checks.check_support(1.0, SLAB, True, True)
+    check_support(0.0, PERIODIC, False, False)
+    check_support(1.0, SLAB, True, True)
     with pytest.raises(UnsupportedError, match=r"expected total charge 0 .* got -1; remove"):
-        checks.check_support(-1.0, MOLECULE, False, True)
+        check_support(-1.0, MOLECULE, False, True)
     with pytest.raises(UnsupportedError, match=r"three periodic directions for this model"):
-        checks.check_support(0.0, SLAB, True, False)
+        check_support(0.0, SLAB, True, False)
 
 
 def test_two_atoms_on_one_spot() -> None:

@@ -22,6 +22,7 @@ CHECKS = [
     "files",
     "modes",
     "signals",
+    "support",
     "threads",
 ]
 
@@ -35,6 +36,7 @@ ROOMS = {
     "archive": GROUND,
     "checks": GROUND,
     "conditions": ["checks", *GROUND],
+    "support": ["checks", *GROUND],
     "allocator": GROUND,
     "device": GROUND,
     "files": GROUND,

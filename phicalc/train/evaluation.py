@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phicalc.archive import holds_program, read_whole, sound_parts
 from phicalc.artifact import load_model
-from phicalc.checks import ChargeRange, check_structure, check_support
+from phicalc.checks import check_structure
 from phicalc.data.read import check_labels, total_charge_of
 from phicalc.device import resolve_device
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
@@ -20,6 +20,7 @@ from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from phicalc.modes import own_modes
+from phicalc.support import ChargeRange, check_support
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import graphs_of, read_without
 from phicalc.train.labels import labels_somewhere, require_defined
