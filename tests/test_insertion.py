@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.optimize import FIRE
 
 from phicalc import PhiCalculator
 from phicalc.workflows.structures import salt_water
@@ -50,3 +51,13 @@ def test_ions_at_random_places(seed):
     places = np.random.default_rng(seed).uniform(0, 6.3, (8, 3))
     start = Atoms("KCl" * 4, places, cell=crystal.cell, pbc=True)
     assert calc.get_potential_energy(start) > calc.get_potential_energy(crystal) + 10.0
+
+
+@pytest.mark.parametrize("name", ["nacl-water", "nacl-water-phi"])
+def test_a_random_search_falls_into_no_abyss(name):
+    """Atoms of six molecules, anywhere, relaxed: features that grew without bound gave −1e8 eV."""
+    calc = PhiCalculator(f"models/{name}.pt", threads=1)
+    places = np.random.default_rng(2).uniform(0, 5.6, (18, 3))
+    atoms = Atoms("OHH" * 6, places, cell=[5.6] * 3, pbc=True, calculator=calc)
+    FIRE(atoms, logfile=None).run(fmax=0.1, steps=120)
+    assert atoms.get_potential_energy() > 6 * calc.get_potential_energy(molecule("H2O")) - 15.0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from phicalc.envelope import polynomial_envelope
 from phicalc.nn.radial import BesselBasis
+from phicalc.nn.saturation import saturate
 
 BLOCK: int = 4096
 """Atoms whose neighbours are gathered at a time, so that no tensor outgrows what is kept for reuse
@@ -248,5 +249,6 @@ class PaiNN(nn.Module):
         for message, update in zip(self.messages, self.updates):
             scalar_sum, vector_sum = message(scalars, vectors, senders, radial, angular)
             scalars, vectors = update(scalars + scalar_sum, vectors + vector_sum)
+            scalars, vectors = saturate(scalars), saturate(vectors)
             features.append(scalars)
         return features

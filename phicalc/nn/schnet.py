@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from phicalc.geometric import scatter
 from phicalc.nn.radial import CosineEnvelope, GaussianBasis, PolynomialEnvelope
+from phicalc.nn.saturation import saturate
 
 
 class ShiftedSoftplus(nn.Module):
@@ -155,6 +156,6 @@ class SchNet(nn.Module):
         nodes = self.embedding(species_index) + initial
         features: List[Tensor] = []
         for interaction in self.interactions:
-            nodes = nodes + interaction(nodes, edge_index, basis, envelope)
+            nodes = saturate(nodes + interaction(nodes, edge_index, basis, envelope))
             features.append(nodes)
         return features

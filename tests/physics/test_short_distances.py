@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 from numpy.testing import assert_allclose
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.model.contact import FADE
+from phicalc.nn.saturation import FEATURE_LIMIT
 from phicalc.train.initial import closest_distances
 
 from .models import CUTOFF, energy, evaluate, make_model
@@ -39,6 +41,16 @@ def learned_energy(model, atoms: Atoms) -> float:
     terms = {name: float(value) for name, value in output.items() if name.startswith("energy_")}
     apart = (*REPULSION, "energy_reference")
     return sum(value for name, value in terms.items() if name not in apart)
+
+
+def last_features(potential, atoms: Atoms) -> torch.Tensor:
+    """Features of the last message step, (N, F)."""
+    graph = graph_dict(collate([to_graph(atoms, CUTOFF)]))
+    index = potential.species_index[graph[fields.SPECIES]]
+    edges = graph[fields.EDGE_INDEX]
+    depths = potential.contact.depths(index, edges, graph[fields.EDGE_VECTORS])
+    gates = potential.contact.edge_gates(depths, edges, len(atoms))
+    return potential.features(index, graph, gates)[-1].detach()
 
 
 @pytest.fixture(scope="module", params=[1.0, 10.0], ids=["weights", "large weights"])
@@ -70,20 +82,20 @@ def test_what_overlaps_is_alone_to_the_network(any_model):
     """Its features are those of a lonely atom, and its neighbours' those without it."""
     potential = any_model.potential
     atoms = squeezed(0.2)
-
-    def features(atoms: Atoms) -> torch.Tensor:
-        graph = graph_dict(collate([to_graph(atoms, CUTOFF)]))
-        index = potential.species_index[graph[fields.SPECIES]]
-        edges = graph[fields.EDGE_INDEX]
-        depths = potential.contact.depths(index, edges, graph[fields.EDGE_VECTORS])
-        gates = potential.contact.edge_gates(depths, edges, len(atoms))
-        return potential.features(index, graph, gates)[-1].detach()
-
     tolerance = {"rtol": 1e-12, "atol": 1e-12}
-    found = features(atoms)
-    assert_allclose(found[:1], features(atoms[:1]), **tolerance)
-    assert_allclose(found[1:2], features(atoms[1:2]), **tolerance)
-    assert_allclose(found[2:], features(atoms[2:]), **tolerance)
+    found = last_features(potential, atoms)
+    assert_allclose(found[:1], last_features(potential, atoms[:1]), **tolerance)
+    assert_allclose(found[1:2], last_features(potential, atoms[1:2]), **tolerance)
+    assert_allclose(found[2:], last_features(potential, atoms[2:]), **tolerance)
+
+
+def test_features_are_bounded_however_atoms_are_packed(any_model):
+    """A crystal with every atom 1.06 Å from twelve others, which fills the cutoff."""
+    packed = bulk("Na", "fcc", a=1.06 * np.sqrt(2), cubic=True).repeat(2)
+    packed.numbers[::3], packed.numbers[::5] = 8, 1
+    found = last_features(any_model.potential, packed)
+    assert found.square().mean(1).sqrt().max() < 2.000001 * FEATURE_LIMIT
+    assert evaluate(any_model, packed)[fields.ENERGY].isfinite().all()
 
 
 def test_a_heap_of_atoms_is_many_lonely_atoms(any_model):
