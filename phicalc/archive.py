@@ -39,29 +39,34 @@ def sound_parts(data: bytes, name: str, kind: str) -> dict[str, bytes]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            found = len(archive.infolist())
             damaged = archive.testzip()
             parts = {} if damaged else {part: archive.read(part) for part in archive.namelist()}
     except Exception as error:  # there are as many kinds of errors as there are of damage
-        found = "one that is cut short or damaged"
+        shown = "one that is cut short or damaged"
         if not data.startswith(b"PK\x03\x04"):
-            found = "another kind of file"
+            shown = "another kind of file"
         raise ModelFileError(
-            f"{name}: expected {kind} (a zip archive), got {found} of {len(data)} bytes; "
+            f"{name}: expected {kind} (a zip archive), got {shown} of {len(data)} bytes; "
             "nothing in it was loaded"
         ) from error
     if damaged is not None:
         raise ModelFileError(f"{name}: damaged, its part {damaged!r} fails the checksum")
+    end = data.rfind(b"PK\x05\x06")
+    written = int.from_bytes(data[end + 10 : end + 12], "little")
+    if written not in (found, 0xFFFF):  # which stands for more than it can say
+        raise ModelFileError(f"{name}: damaged, its directory lists {found} of {written} parts")
     if not parts:
         raise ModelFileError(f"{name}: expected {kind}, got an empty zip file")
     return parts
 
 
-def for_torch(parts: Mapping[str, bytes]) -> io.BytesIO:
-    """The archive anew, for torch to read.
+def anew(parts: Mapping[str, bytes]) -> io.BytesIO:
+    """The archive anew, for torch or NumPy to read.
 
     torch looks at no checksum, and where the directory is damaged it may see another archive than
     we do: a part whose attributes say that it is a folder becomes a tensor of whatever lies in
-    memory. So it gets what was checked, with a directory of our own.
+    memory. So others get what was checked, with a directory of our own.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.archive import for_torch
+from phicalc.archive import anew
 from phicalc.device import resolve_device
 from phicalc.electrostatics.charge_solvers import check_converged
 from phicalc.errors import ModelFileError, PhicalcError, StructureError
@@ -185,7 +185,7 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     _take_sparse_notices()
     try:
         with _without_deprecation_warnings(), own_modes():
-            module = torch.jit.load(for_torch(parts), map_location=device)
+            module = torch.jit.load(anew(parts), map_location=device)
     except Exception as error:  # torch raises RuntimeError, KeyError and more, by kind of damage
         raise ModelFileError(
             f"{name}: expected a model written by `phicalc export`, got an archive that torch "

@@ -16,6 +16,7 @@ from phicalc.errors import ConfigError, ModelFileError
 from phicalc.export import describe, export
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.train.evaluation import open_evaluable
+from phicalc.workflows.checkpoint import Checkpoint, read_structure
 
 from .reference_models import small_potential
 
@@ -80,6 +81,32 @@ def test_checkpoints(tmp_path):
         return {**found.potential.state_dict(), "random": random}
 
     expected = {**potential.state_dict(), "random": torch.arange(9)}
+    assert refused_or_right(read, expected, path.read_bytes(), 300) > 200
+
+
+def test_checkpoints_of_md(molecule: Atoms, tmp_path):
+    path = tmp_path / "md.checkpoint"
+    thermostat = {"eta": np.array([0.1, 0.2])}
+    structure, outputs = read_structure(molecule), {"md.traj": {"size": 9}}
+    Checkpoint(
+        step=7,
+        structure=structure,
+        integrator=thermostat,
+        degrees_of_freedom=27,
+        random={},
+        outputs=outputs,
+        settings={},
+    ).save(path)
+    arrays = {**structure, **thermostat}
+    expected = {name: torch.as_tensor(value) for name, value in arrays.items()}
+
+    def read(copy: bytes) -> dict[str, torch.Tensor]:
+        path.write_bytes(copy)
+        found = Checkpoint.load(path)
+        assert (found.step, found.outputs) == (7, outputs)
+        arrays = {**found.structure, **found.integrator}
+        return {name: torch.as_tensor(value) for name, value in arrays.items()}
+
     assert refused_or_right(read, expected, path.read_bytes(), 300) > 200
 
 

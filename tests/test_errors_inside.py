@@ -164,7 +164,7 @@ def test_eval_says_it_in_one_line(structure, tolerance, told, status, tmp_path):
     arguments = ["eval", tmp_path / "model.pt", tmp_path / "data.extxyz", "-o", tmp_path / "out"]
     result = CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
     assert result.exit_code == status, result.output
-    assert result.stderr.startswith("error: frame 0: expected")
+    assert result.stderr.startswith(f"error: {tmp_path / 'data.extxyz'}: frame 0: expected")
     assert told in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -64,7 +64,7 @@ ROOMS = {
         *GROUND,
     ],
     "prediction": ["response", "artifact", "data", "geometric", *CHECKS, *GROUND],
-    "workflows": ["errors", "checks", "files", "signals"],
+    "workflows": ["errors", "archive", "checks", "files", "signals"],
     "bench_box": [
         "calculator", "evaluator", "export", "workflows", "artifact", "model", *CHECKS, *GROUND,
     ],

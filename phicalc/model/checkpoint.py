@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from phicalc.archive import for_torch, read_whole, sound_parts
+from phicalc.archive import anew, read_whole, sound_parts
 from phicalc.errors import ModelFileError
 from phicalc.files import write_bytes
 from phicalc.model.config import ModelConfig
@@ -83,7 +83,7 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
     kind = "a phicalc checkpoint"
     parts = sound_parts(read_whole(path, kind), str(path), kind)
     try:
-        payload = torch.load(for_torch(parts), map_location="cpu", weights_only=True)
+        payload = torch.load(anew(parts), map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise ModelFileError(

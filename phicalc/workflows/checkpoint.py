@@ -1,7 +1,6 @@
 """All that determines the rest of a run, in one file that is never half-written."""
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ase import Atoms
 from ase.constraints import FixBondLengths
 from numpy.typing import NDArray
 
+from phicalc.archive import anew, read_whole, sound_parts
 from phicalc.errors import ConfigError, ModelFileError
 from phicalc.files import replacing
 from phicalc.workflows.integrators import State
@@ -88,13 +88,15 @@ class Checkpoint:
         ModelFileError
             Not such a file, or from a newer version.
         """
+        kind = "a checkpoint of phicalc md"
+        parts = sound_parts(read_whole(path, kind), str(path), kind)
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with np.load(anew(parts), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
             header = json.loads(str(arrays.pop("header")))
             version = header.pop("format_version")
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-            raise ModelFileError(f"expected a checkpoint of phicalc md, got {path}") from error
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ModelFileError(f"expected {kind}, got {path}") from error
         if version > FORMAT_VERSION:
             raise ModelFileError(
                 f"{path}: expected format version {FORMAT_VERSION} or older, got {version}; "

@@ -62,9 +62,10 @@ def differentiated(atoms, charges, widths, accuracy, cutoff=CUTOFF):
     operator = coulomb_operator(graph, widths, cutoff, accuracy)
     energy = coulomb_energies(operator, charges, graph).sum()
     inputs = [graph[name] for name in names]
-    edges, positions, cell, potential = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         energy, [*inputs, charges], allow_unused=True, materialize_grads=True
     )
+    edges, positions, cell, potential = (gradient.detach() for gradient in gradients)
     forces = -positions.index_add(0, graph[fields.EDGE_INDEX][0], edges)
     forces = forces.index_add(0, graph[fields.EDGE_INDEX][1], edges)
     virial = sum(
