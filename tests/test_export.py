@@ -75,15 +75,8 @@ def test_metadata_tells_where_the_model_comes_from(checkpoint, tmp_path):
     assert metadata.cutoff == 4.0
     assert metadata.supports_total_charge
     assert metadata.config == load_checkpoint(checkpoint).config.model_dump(mode="json")
-<<<<<<< HEAD
     noted = metadata.provenance.model_dump(exclude={"checkpoint_sha256"}, exclude_defaults=True)
     assert noted == {key: value for key, value in NOTED.items() if key != "torch"}
-=======
-    noted = {"data", "valid_errors", "step", "config"}
-    assert metadata.provenance.model_dump(include=noted, exclude_defaults=True) == {
-        key: value for key, value in NOTED.items() if key != "torch"
-    }
->>>>>>> device
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert metadata.provenance.checkpoint_sha256 == digest
     assert (metadata.description, metadata.licence) == ("salt water", "MIT")
@@ -237,29 +230,9 @@ def test_texts_of_a_model_file_are_kept_unless_given(checkpoint, tmp_path):
     assert (again.dtype, again.licence) == ("float64", "")
 
 
-<<<<<<< HEAD
-class NoWall(torch.nn.Module):
-    """What stood for the closest distances in models from before them."""
-
-    def depths(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
-        return torch.zeros_like(edge_vectors[:, 0])
-
-    def edge_gates(self, depths: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
-        return torch.ones_like(depths)
-
-    def wall(self, depths: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
-        return torch.zeros(num_nodes, dtype=torch.float64, device=depths.device)
-
-
-def test_a_model_file_without_buffers_that_came_later(tmp_path, molecule):
-    module = small_potential()
-    module.potential.contact = NoWall()
-    old = tmp_path / "old.pt"
-=======
 def test_a_model_file_without_buffers_that_came_later(tmp_path, molecule, monkeypatch):
     """They are what they are in a new potential."""
     module, old, new = small_potential(), tmp_path / "old.pt", tmp_path / "new.pt"
->>>>>>> device
     old.write_bytes(model_bytes(module, describe(module.potential)))
     weights = load_model(old).weights()
     later = {f"potential.{name}" for name in ADDED}
