@@ -20,6 +20,7 @@ from phicalc.workflows.ensemble import (
     prepare_momenta,
 )
 from phicalc.workflows.frames import snapshot
+from phicalc.workflows.freedom import removed_by_constraints
 from phicalc.workflows.guards import Guards
 from phicalc.workflows.integrators import Integrator, read_state, restore_state
 from phicalc.workflows.md_files import RunFiles
@@ -196,6 +197,9 @@ class _Run:
         self.guards = Guards(settings.guards, degrees_of_freedom)
         self.integrator: Integrator = build_integrator(atoms, settings, degrees_of_freedom, rng)
         self._first_step = step
+        removed = removed_by_constraints(atoms)
+        # extended XYZ holds no rigid bonds: who reads its velocities could not count them
+        self._constrained = {"constrained_degrees_of_freedom": removed} if removed else {}
         self._started = time.perf_counter()
 
     @classmethod
@@ -255,7 +259,8 @@ class _Run:
             _forget_history(self.atoms)
         time_fs = self.step * self.settings.timestep
         if self.step % self.settings.trajectory_every == 0:
-            frame = snapshot(self.atoms, self.settings.properties, step=self.step, time_fs=time_fs)
+            info = {"step": self.step, "time_fs": time_fs} | self._constrained
+            frame = snapshot(self.atoms, self.settings.properties, **info)
             self.files.append_frame(frame)
         if self.step % self.settings.log_every == 0:
             row = {"step": self.step, "time_fs": time_fs}

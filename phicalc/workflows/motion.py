@@ -70,7 +70,7 @@ def read_motion(source: str | Path | Iterable[Atoms], interval: float | None = N
     held = 0
     for number, frame in enumerate(source):
         if first is None:
-            first, held = frame, removed_by_constraints(frame)
+            first, held = frame, _held(frame)
         _check_frame(frame, first, number)
         velocities.append(frame.get_velocities() * units.fs)
         kinetic.append(frame.get_kinetic_energy())
@@ -100,6 +100,12 @@ def _read(path: Path) -> Iterable[Atoms]:
         yield from iread(path, index=":", do_not_split_by_at_sign=True)
     except Exception as error:
         raise DataError(f"expected a trajectory, got {path}: {error}") from error
+
+
+def _held(frame: Atoms) -> int:
+    """Degrees of freedom that constraints take, by the frame's word or by its constraints."""
+    said = frame.info.get("constrained_degrees_of_freedom")
+    return removed_by_constraints(frame) if said is None else int(said)
 
 
 def _check_frame(frame: Atoms, first: Atoms, number: int) -> None:

@@ -33,6 +33,7 @@ from phicalc.workflows.motion import read_motion
 from phicalc.workflows.structures import water_box
 from tests.workflows.springs import Springs
 
+BOTH = ("traj", "extxyz")
 MODE = np.random.default_rng(5).normal(size=(12, 3))
 KINDS = {
     "atoms": lambda: FixAtoms([0, 4]),
@@ -232,10 +233,15 @@ def test_the_thermostat_holds_what_the_file_and_the_option_fix(crystal, tmp_path
 def test_rigid_water_from_a_rigid_run(tmp_path):
     atoms = water_box(16, seed=2)
     atoms.calc = Springs(atoms, {("O", "H"): 1.2}, 0.96)
-    wanted = settings("bussi", steps=20, rigid_water=True, trajectory_every=10, log_every=10)
+    wanted = settings(
+        "bussi", steps=20, rigid_water=True, trajectory_every=1, log_every=1, formats=BOTH
+    )
     MolecularDynamics(atoms, wanted, tmp_path / "one").run()
     last = read(tmp_path / "one" / "md.traj")
     last.calc = atoms.calc
     log = MolecularDynamics(last, wanted, tmp_path / "two").run().log
     used = 2.0 * log["kinetic_eV"] / (units.kB * log["temperature_K"])
     np.testing.assert_allclose(used, 16 * 6 - 3, rtol=1e-9)
+    for kind in BOTH:  # extended XYZ holds no rigid bonds, but how many they are
+        motion = read_motion(tmp_path / "two" / f"md.{kind}")
+        assert motion.temperature == pytest.approx(log["temperature_K"].mean(), rel=1e-4)
