@@ -183,7 +183,8 @@ def test_heads_that_go_together(charged, molecule):
     model = small_potential("float64", heads=[{"kind": kind} for kind in kinds])
     graph = graph_dict(collate([to_graph(molecule, 4.0, Labels(total_charge=2.0))]))
     index = model.potential.species_index[graph[fields.SPECIES]]
-    features = model.potential.features(index, graph)
+    whole = torch.ones_like(graph[fields.EDGE_VECTORS][:, 0])
+    features = model.potential.features(index, graph, whole)
     parts = [head(features, index, graph) for head in model.potential.heads]
     charges = sum(part[fields.CHARGES] for part in parts if fields.CHARGES in part).detach()
     assert float(charges.sum()) == pytest.approx(2.0, abs=1e-12)
