@@ -246,7 +246,7 @@ class PhiCalculator(OneThreadCalculator):
         self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
     ) -> None:
         self._forget_results()
-        self._thread.calculated()
+        self._thread.calculated(atoms)
         if atoms is not None:
             self.atoms = atoms.copy()
         if self.atoms is None:

@@ -172,11 +172,12 @@ def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     stated = {f'info["{key}"]': (kind_of(key), value) for key, value in atoms.info.items()}
     stated["magmom"] = ("unpaired electrons", results.get("magmom"))
     for key, (kind, value) in stated.items():
+        # 0, whatever the number of electrons, is what programs write where no spin was asked for
         if kind == "multiplicity":
             # S, 2S and 2S + 1 are all called spin
-            lowest = [0.5, 1.0, 2.0] if odd else [0.0, 1.0]
+            lowest = [0.0, 0.5, 1.0, 2.0] if odd else [0.0, 1.0]
         elif kind == "unpaired electrons":
-            lowest = [float(odd)]
+            lowest = [0.0, float(odd)]
         else:
             continue
         found = numbers_of(value)

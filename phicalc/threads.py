@@ -23,7 +23,8 @@ class OneThread:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._inside: list[int] = []
-        self._last: weakref.ref[threading.Thread] | None = None
+        self._structure: weakref.ref[object] | None = None
+        self._owners: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._replaced: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
     @contextmanager
@@ -52,14 +53,23 @@ class OneThread:
         """Whether the calling thread is the one inside."""
         return threading.get_ident() in self._inside
 
-    def calculated(self) -> None:
-        """What is held from now on is the calling thread's; what another had is gone."""
+    def calculated(self, structure: object | None) -> None:
+        """What is held from now on is the calling thread's; what others had is gone.
+
+        Parameters
+        ----------
+        structure
+            The caller's own object. Threads that have all calculated this one, one after another,
+            take nothing from each other. None: the structure that is held already.
+        """
         thread = threading.current_thread()
-        before = None if self._last is None else self._last()
-        if before is not None and before is not thread:
-            self._replaced.add(before)
+        before = None if self._structure is None else self._structure()
+        if structure is not None and structure is not before:
+            self._replaced |= self._owners
+            self._owners.clear()
+            self._structure = weakref.ref(structure)
+        self._owners.add(thread)
         self._replaced.discard(thread)
-        self._last = weakref.ref(thread)
 
     def check_reading(self) -> None:
         """What is held is no other thread's result in place of the calling thread's own.

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from typer.testing import CliRunner
@@ -133,12 +133,19 @@ def test_a_spin_other_than_the_lowest_is_named(name, charge, info):
         (1, {"spin": 0.5}),
         (1, {"multiplicity": 2, "uhf": 1, "magmom": -1.0}),
         (0, {"spin": "up", "mult": None}),
+        (1, {"spin": 0, "total_magnetization": 0.0}),  # of a calculation without spin
     ],
 )
 def test_the_lowest_spin_is_no_news(charge, info):
     atoms = molecule("H2O")
     atoms.info |= info
     conditions.name_spins([atoms], [charge])  # a warning is an error
+
+
+def test_a_calculation_without_spin_is_no_news():
+    atoms = bulk("Cu")  # 29 electrons; GPAW's results have a moment of 0
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, magmom=0.0)
+    check_labels([atoms], {"energy"})
 
 
 def test_magnetic_moments_of_labelled_frames_are_named():

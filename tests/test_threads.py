@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule as build_molecule
+from ase.io import write
 
 from phicalc import PhiCalculator, predict
 from phicalc.errors import UnsupportedError
@@ -83,6 +84,20 @@ def test_what_another_thread_has_replaced_is_not_read(model):
             read()
     assert np.array_equal(calculator.get_forces(mine), expected)
     assert np.array_equal(calculator.results["forces"], expected)
+
+
+def test_threads_that_calculate_one_structure_in_turn(model, tmp_path):
+    atoms, other = shaken(0), shaken(1)
+    atoms.calc = other.calc = calculator = PhiCalculator(model)
+    atoms.get_potential_energy()
+    atoms.rattle(0.01, seed=2)
+    energy = in_thread(atoms.get_potential_energy)
+    assert calculator.results["energy"] == energy  # it is the structure of both
+    write(tmp_path / "a.extxyz", atoms)
+    in_thread(other.get_potential_energy)
+    with pytest.raises(UnsupportedError, match=REPLACED):
+        calculator.results  # noqa: B018
+    assert atoms.get_potential_energy() == energy
 
 
 def test_one_thread_after_another(model):

@@ -62,7 +62,7 @@ def entry_problems(atoms: Atoms) -> Iterator[Problem]:
             yield from _cell(str(key), value, atoms)
         elif kind == "pbc":
             yield from _pbc(str(key), value, atoms)
-        elif kind == "columns":
+        elif kind == "columns" and isinstance(value, str) and ":" in value:
             yield Problem(f"{key}= in place of Properties=", "write it as Properties")
         elif is_unit_of(key, LENGTHS):
             yield from unit_problem(str(key), value)
@@ -135,8 +135,9 @@ def _cell(key: str, value: Any, atoms: Atoms) -> Iterator[Problem]:
     own = atoms.cell
     stated = stated.ravel()
     if own.any():
+        if stated.size == 1:  # such as the lattice constant behind a primitive cell
+            return
         known: list[Array] = {
-            1: [np.array([length]) for length in own.lengths()],
             3: [own.lengths()],
             6: [own.cellpar()],
             9: [own.array.ravel(), own.array.T.ravel()],
