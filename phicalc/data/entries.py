@@ -181,7 +181,13 @@ def _site_occupancies(value: Any) -> Iterator[Problem]:
     if not isinstance(value, dict):
         return
     sites: Sequence[Any] = [site for site in value.values() if isinstance(site, dict)]
-    partly = [s for s in sites if len(s) > 1 or abs(sum(map(float, s.values())) - 1) > 1e-3]
+    known = [{symbol: _share(share) for symbol, share in site.items()} for site in sites]
+    partly = [site for site in known if len(site) > 1 or abs(sum(site.values()) - 1) > 1e-3]
     if partly:
         shown = " ".join(f"{symbol} {share:g}" for symbol, share in partly[0].items())
         yield Problem(f"disordered sites, such as {shown},", _ORDERED)
+
+
+def _share(stated: Any) -> float:
+    """An occupancy; "." and "?" of a CIF, not said, mean its default of 1."""
+    return 1.0 if stated in (".", "?") else float(stated)

@@ -195,8 +195,12 @@ def test_disordered_crystals_are_refused(tmp_path, sites):
     path.write_text(CIF + sites)
     with pytest.raises(DataError, match="disordered sites, such as Na 0"):
         read_structures(path)
-    path.write_text(CIF + "Na1 Na 0 0 0 1.0\nCl1 Cl 0.5 0.5 0.5 1\n")
-    assert str(read_structures(path)[0].symbols) == "NaCl"
+    for sites in (
+        "Na1 Na 0 0 0 1.0\nCl1 Cl 0.5 0.5 0.5 1\n",
+        "Na1 Na 0 0 0 .\nCl1 Cl 0.5 0.5 0.5 ?\n",
+    ):
+        path.write_text(CIF + sites)
+        assert str(read_structures(path)[0].symbols) == "NaCl"
 
 
 def test_an_occupancy_column(tmp_path):
