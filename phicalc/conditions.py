@@ -47,7 +47,7 @@ KINDS = {
 }
 """What a key may mean, by its name in lower case and without signs."""
 
-WHOLE = 0.05
+WHOLE = 0.025
 """e; atomic charges whose sum is so near to a whole number are meant to sum to it."""
 
 LOWEST = 0.5
@@ -198,6 +198,8 @@ def _refuse_other_charges(stated: Mapping[str, Any], used: float, place: str) ->
             found = numbers_of(value)
             if found is None or found.size != 1 or float(found) in (0.0, used):
                 continue
+            if plain(key) == "q" and not float(found).is_integer():
+                continue  # an order parameter, a wave number
             raise StructureError(
                 f'expected the total charge as info["charge"] in e, got {place}["{key}"] = '
                 f"{float(found):g}, while {used:g} would be used; rename it to charge, or set "

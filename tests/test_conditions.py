@@ -53,6 +53,7 @@ def test_what_is_no_total_charge(harmless):
 def test_a_default_that_says_the_same_settles_it():
     atoms = Atoms("Ar", info={"total_charge": 1.0})
     assert conditions.total_charge(atoms, default=1.0) == 1.0
+    assert conditions.total_charge(Atoms("Ar", info={"q": 0.37})) == 0.0, "no total charge"
     with pytest.raises(StructureError, match="while 2 would be used"):
         conditions.total_charge(atoms, default=2.0)
     atoms = Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 4]], charges=[1.0, 0.0])

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 LENGTHS = ("", "length", "position", "pos", "distance", "coord", "coordinate", "cell", "lattice")
 """What a name ending in "unit" or "units" may begin with to mean the unit of all lengths."""
 
-_OWN_UNIT = re.compile("ase|metal|ev((per)?atom)?|(ev|e)?(/|per)?(angs?|angstr(o|ö)ms?|a|å)[23]?|e")
+_OWN_UNIT = re.compile("ase|metal|ev|(ev|e)?(/|per)?(angs?|angstr(o|ö)ms?|a|å)[23]?|e")
 
 
 class Problem(NamedTuple):
@@ -85,7 +85,8 @@ def is_unit_of(key: object, names: Collection[str]) -> bool:
 
 def unit_problem(key: str, value: Any) -> Iterator[Problem]:
     """A unit that is not made of eV, Å and e."""
-    if isinstance(value, str) and not _OWN_UNIT.fullmatch(re.sub(r"[\s^*·]", "", value.lower())):
+    said = re.sub(r"[\s^*·,]|\band\b", "", value.lower()) if isinstance(value, str) else ""
+    if said and not _OWN_UNIT.fullmatch(said):
         yield Problem(f"{key}={value}", "convert to eV, Å and e, and leave the key out")
 
 

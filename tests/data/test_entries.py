@@ -93,6 +93,7 @@ def test_all_frames_with_a_problem_are_named(tmp_path):
             [True] * 3,
         ),
         (f'{LATTICE} units="eV Angstrom" energy_unit=Hartree length_unit=Å', [True] * 3),
+        (f'{LATTICE} units="eV, Angstrom"', [True] * 3),
         (f"{LATTICE} lattice_parameter=5.7 box=5.7 properties=[energy,forces]", [True] * 3),
         (f"{LATTICE} unit_cell=conventional supercell=2 cell_id=7 boundary=free", [True] * 3),
         ('free atoms of a box of cell type 3, ref "cell 4 4 4"', [False] * 3),

@@ -257,6 +257,8 @@ def test_units_that_the_frame_states() -> None:
     stated[1].info |= {"energy_unit": "Hartree", "force_units": "eV/Å", "charge_unit": "e"}
     assert "energy_unit=Hartree (convert to eV" in complaint(stated, {"energy"})
     check_labels(stated, {"forces"})
+    stated[1].info["energy_unit"] = "eV per atom"
+    assert "energy_unit=eV per atom (convert to eV" in complaint(stated, {"energy"})
     stated[1].info["forces_unit"] = "Ha/Bohr"
     assert "forces_unit=Ha/Bohr" in complaint(stated, {"forces"})
 
