@@ -78,9 +78,12 @@ class Processes:
             position += parameter.numel()
         return float(joint[0])
 
-    def leave(self) -> None:
-        """Take down the process group."""
+    def leave(self, failed: bool = False) -> None:
+        """Take down the process group, once all are there; one that failed does not wait."""
         if self.size > 1:
+            if not failed:
+                # gloo of torch 2.6 may hang where another process has left already
+                torch.distributed.barrier()
             torch.distributed.destroy_process_group()
 
 

@@ -108,9 +108,12 @@ def train(
             trainer = Trainer(config, load_training_data(config), processes, console, not resume)
             if resume:
                 trainer.resume()
-            return trainer.run(stop)
-    finally:
-        processes.leave()
+            result = trainer.run(stop)
+    except BaseException:
+        processes.leave(failed=True)
+        raise
+    processes.leave()
+    return result
 
 
 class Trainer:
