@@ -103,9 +103,11 @@ def test_eval(head, form, tmp_path):
         write(tmp_path / "data.extxyz", salt())
         (tmp_path / "model.pt").write_bytes(served(head).data)
         arguments = ["eval", str(tmp_path / "model.pt"), str(tmp_path / "data.extxyz")]
+        arguments += ["-o", str(tmp_path / "evaluation")]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
         assert result.exit_code == 3
         assert f"frame 0: {TOLD}" in result.stderr
+        assert not (tmp_path / "evaluation").exists()
     else:
         evaluable = Evaluable(network(head, 1), 4.0, ELEMENTS, torch.device("cpu"), "x")
         with pytest.raises(ConvergenceError, match=f"^frame 0: {TOLD}"):
