@@ -125,11 +125,8 @@ def test_two_images_of_one_cell():
     assert_allclose(two[1], one[1].repeat(2, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("accuracy", [1e-4, 1e-7])
-def test_forces_and_virial_are_those_of_what_is_summed(accuracy):
-    """Finite differences through mesh and pairs, however rough the setting."""
-    atoms = tilted_water(16)
-    charges, widths = random_charges(len(atoms), 1.0), widths_of(atoms, WIDE)
+def check_derivatives(atoms, charges, widths, accuracy):
+    """Forces and virial of a Coulomb sum against central differences of its energy."""
 
     def energy(structure):
         return differentiated(structure, charges, widths, accuracy)[0]
@@ -154,6 +151,14 @@ def test_forces_and_virial_are_those_of_what_is_summed(accuracy):
             values.append(energy(moved))
         numerical = (values[0] - values[1]) / (2 * step)
         assert float(virial[a, b]) == pytest.approx(numerical, abs=2e-5)  # of about 30 eV
+
+
+@pytest.mark.parametrize("accuracy", [1e-4, 1e-7])
+def test_forces_and_virial_are_those_of_what_is_summed(accuracy):
+    """Finite differences through mesh and pairs, however rough the setting."""
+    atoms = tilted_water(16)
+    charges, widths = random_charges(len(atoms), 1.0), widths_of(atoms, WIDE)
+    check_derivatives(atoms, charges, widths, accuracy)
 
 
 def test_smooth_across_mesh_points_and_the_cutoff():

@@ -26,7 +26,7 @@ from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
 from phicalc.workflows.structures import water_box
 
-from .test_charge_operator import CUTOFF, by_ewald, differentiated, graph_of
+from .test_charge_operator import CUTOFF, by_ewald, check_derivatives, differentiated, graph_of
 from .test_coulomb import random_charges, real_space_pairs
 
 WIGNER = 2.837297479480620  # of charges on a cubic lattice in a uniform background
@@ -230,30 +230,7 @@ def test_forces_and_virial_are_those_of_what_is_summed():
     """Finite differences at a rough setting, at which they would differ from the exact sum's."""
     atoms = gas()
     charges, widths = charges_and_widths(atoms, 1.0)
-
-    def energy(structure):
-        return differentiated(structure, charges, widths, 1e-4)[0]
-
-    _, forces, virial, _ = differentiated(atoms, charges, widths, 1e-4)
-    step = 1e-4
-    for atom, axis in ((0, 0), (7, 1), (20, 2)):
-        values = []
-        for sign in (1, -1):
-            moved = atoms.copy()
-            moved.positions[atom, axis] += sign * step
-            values.append(energy(moved))
-        numerical = -(values[0] - values[1]) / (2 * step)
-        assert float(forces[atom, axis]) == pytest.approx(numerical, abs=1e-6)
-    for a, b in ((0, 0), (1, 2)):
-        values = []
-        for sign in (1, -1):
-            strain = np.eye(3)
-            strain[a, b] += sign * step
-            moved = atoms.copy()
-            moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-            values.append(energy(moved))
-        numerical = (values[0] - values[1]) / (2 * step)
-        assert float(virial[a, b]) == pytest.approx(numerical, abs=2e-5)
+    check_derivatives(atoms, charges, widths, 1e-4)
 
 
 def test_the_screening_mesh_follows_the_atoms_too():
