@@ -24,7 +24,7 @@ from ase.optimize import FIRE
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.workflows.structures import salt_water
+from phicalc.data.boxes import salt_water
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "nacl-water.pt"

@@ -20,9 +20,14 @@ from ase.build import bulk
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.workflows.elasticity import ElasticConstants, ElasticSettings
-from phicalc.workflows.equation_of_state import EquationOfState, EquationOfStateSettings
-from phicalc.workflows.phonons import Phonons, PhononSettings
+from phicalc.workflows.crystal import (
+    ElasticConstants,
+    ElasticSettings,
+    EquationOfState,
+    EquationOfStateSettings,
+    Phonons,
+    PhononSettings,
+)
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "kcl-crystal.pt"

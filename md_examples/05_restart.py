@@ -22,11 +22,9 @@ from ase.io import read
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_log import read_log
-from phicalc.workflows.md_settings import MDSettings
+from phicalc.data.boxes import salt_water
+from phicalc.workflows.md import MDSettings, MolecularDynamics, read_log
 from phicalc.workflows.relax import Relaxation, RelaxSettings
-from phicalc.workflows.structures import salt_water
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "nacl-water.pt"

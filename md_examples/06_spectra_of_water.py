@@ -25,10 +25,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import MDSettings
+from phicalc.data.boxes import water_box
+from phicalc.workflows.md import MDSettings, MolecularDynamics
 from phicalc.workflows.spectra import Spectra, SpectraSettings
-from phicalc.workflows.structures import water_box
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "nacl-water.pt"

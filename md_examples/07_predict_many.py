@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.io import read, write
 from matplotlib.figure import Figure
 
-from phicalc.prediction import predict_file
+from phicalc.serving.prediction import predict_file
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE.parent / "models" / "nacl-water.pt"

@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from phicalc.artifact import load_model
-    from phicalc.calculator import PhiCalculator
+    from phicalc.engines.ase import PhiCalculator
     from phicalc.errors import PhicalcError
-    from phicalc.prediction import predict
+    from phicalc.serving.model_file import load_model
+    from phicalc.serving.prediction import predict
 
 __version__ = "0.1.0"
 
 __all__ = ["PhiCalculator", "PhicalcError", "__version__", "load_model", "predict"]
 
 _HOMES = {
-    "PhiCalculator": "phicalc.calculator",
+    "PhiCalculator": "phicalc.engines.ase",
     "PhicalcError": "phicalc.errors",
-    "load_model": "phicalc.artifact",
-    "predict": "phicalc.prediction",
+    "load_model": "phicalc.serving.model_file",
+    "predict": "phicalc.serving.prediction",
 }
 
 

@@ -6,9 +6,8 @@ from ase.build import bulk as build_bulk
 from ase.build import fcc111
 from ase.build import molecule as build_molecule
 
-from phicalc.artifact import LoadedModel
-
-from .reference_models import lennard_jones_model, phi_model
+from phicalc.serving.model_file import LoadedModel
+from tests.reference_models import lennard_jones_model, phi_model
 
 
 @pytest.fixture(autouse=True, scope="session")

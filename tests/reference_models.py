@@ -8,11 +8,11 @@ from ase.build import bulk
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.artifact import LoadedModel, load_model, model_bytes
-from phicalc.metadata import ModelMetadata
 from phicalc.model.config import ModelConfig, PaiNNConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
+from phicalc.serving.metadata import ModelMetadata
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 
 ELEMENTS = [1, 6, 8, 11, 17]
 

@@ -12,17 +12,16 @@ from numpy.testing import assert_allclose
 from pydantic import ValidationError
 
 from phicalc import PhiCalculator, fields
-from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.read import Labels
 from phicalc.errors import ConfigError, UnsupportedError
-from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.config import ModelConfig, SplitChargeConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
-
-from .reference_models import small_potential
+from phicalc.serving.export import describe
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
+from tests.reference_models import small_potential
 
 HEADS = {
     "qeq": [{"kind": "qeq"}],

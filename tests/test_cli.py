@@ -16,16 +16,15 @@ from typer.testing import CliRunner
 
 import phicalc
 import phicalc.cli
-from phicalc.artifact import save_model
-from phicalc.bench_box import BoxResult
-from phicalc.calculator import PhiCalculator
+from phicalc.bench.box import BoxResult
 from phicalc.cli import app
+from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import ConvergenceError
-from phicalc.metadata import read_metadata
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
+from phicalc.serving.metadata import read_metadata
+from phicalc.serving.model_file import save_model
 from phicalc.train.trainer import Trainer
-
-from .reference_models import small_metadata, small_potential
+from tests.reference_models import small_metadata, small_potential
 
 COMMANDS = ["train", "eval", "export", "info", "bench"]
 
@@ -201,7 +200,7 @@ def test_bench_tells_what_was_measured(tmp_path, checkpoint, monkeypatch):
             base_memory=300,
         )
 
-    monkeypatch.setattr("phicalc.bench._in_own_process", measured)
+    monkeypatch.setattr("phicalc.bench.report._in_own_process", measured)
     model, directory = tmp_path / "model.pt", tmp_path / "speed"
     run("export", checkpoint, "-o", model)
     told = run("bench", model, "-n", 24, "-n", 49, "--steps", 3, "--threads", 1, "-o", directory)
@@ -289,7 +288,7 @@ def test_brackets_in_a_message_are_not_markup(monkeypatch, tmp_path):
     def fail(path):
         raise ConvergenceError("stopped at [1, 2] of [bold]")
 
-    monkeypatch.setattr("phicalc.metadata.read_metadata", fail)
+    monkeypatch.setattr("phicalc.serving.metadata.read_metadata", fail)
     assert_one_line(run("info", tmp_path, status=3), "stopped at [1, 2] of [bold]")
 
 
@@ -307,7 +306,7 @@ def test_a_bug_is_not_hidden_as_a_mistake(monkeypatch, tmp_path):
     def fail(path):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("phicalc.metadata.read_metadata", fail)
+    monkeypatch.setattr("phicalc.serving.metadata.read_metadata", fail)
     result = CliRunner().invoke(app, ["info", str(tmp_path)])
     assert isinstance(result.exception, ZeroDivisionError)
 

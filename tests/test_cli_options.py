@@ -13,7 +13,7 @@ from ase.io import write
 from typer.testing import CliRunner
 
 from phicalc.cli import app
-from tests.workflows.test_spectra import diatomic
+from tests.workflows.spectra.test_spectra import diatomic
 
 MODEL = str(Path(__file__).resolve().parents[1] / "models" / "nacl-water.pt")
 

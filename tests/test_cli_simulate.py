@@ -9,7 +9,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc.cli import app
-from phicalc.workflows.structures import water_box
+from phicalc.data.boxes import water_box
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MODEL = str(MODELS / "nacl-water.pt")

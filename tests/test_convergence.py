@@ -13,20 +13,19 @@ from numpy.testing import assert_allclose
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator, fields, predict
-from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.cli import app
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.electrostatics.poisson import PoissonSolve
+from phicalc.electrostatics.solvers.poisson import PoissonSolve
 from phicalc.errors import ConvergenceError, ModelFileError, PhicalcError
-from phicalc.export import describe, verify
 from phicalc.model.derivatives import Differentiated
+from phicalc.serving.export import describe, verify
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.distributed import join_processes
 from phicalc.train.evaluation import Evaluable, evaluate_structures
 from phicalc.train.trainer import Trainer, train
-
-from .reference_models import ELEMENTS, small_metadata, small_potential
+from tests.reference_models import ELEMENTS, small_metadata, small_potential
 
 ITERATIVE = ["phi", "qeq", "phi-coulomb"]
 ALL = [*ITERATIVE, "local", "phi-spectral"]

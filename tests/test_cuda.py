@@ -13,18 +13,17 @@ from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 
 from phicalc import PhiCalculator, load_model, predict
-from phicalc.artifact import model_bytes
+from phicalc.data.boxes import salt_water
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.read import Labels
-from phicalc.export import describe
-from phicalc.metadata import read_metadata
+from phicalc.serving.export import describe
+from phicalc.serving.metadata import read_metadata
+from phicalc.serving.model_file import model_bytes
 from phicalc.train.config import LossConfig
 from phicalc.train.distributed import Processes
 from phicalc.train.objective import Objective
-from phicalc.workflows.structures import salt_water
-
-from .conftest import structure
-from .physics.models import BACKBONES, CUTOFF, HEADS, make_model
+from tests.conftest import structure
+from tests.physics.models import BACKBONES, CUTOFF, HEADS, make_model
 
 pytestmark = pytest.mark.cuda
 

@@ -12,7 +12,6 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator, fields, predict
-from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.cli import app
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import (
@@ -21,12 +20,12 @@ from phicalc.errors import (
     SimulationError,
     UnsupportedError,
 )
-from phicalc.prediction import predict_file
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import MDSettings
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
+from phicalc.serving.prediction import predict_file
+from phicalc.workflows.md.dynamics import MolecularDynamics
+from phicalc.workflows.md.settings import MDSettings
 from phicalc.workflows.relax import Relaxation, RelaxSettings
-
-from .reference_models import (
+from tests.reference_models import (
     LennardJones,
     lennard_jones_metadata,
     small_metadata,

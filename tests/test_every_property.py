@@ -10,13 +10,12 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from pydantic import ValidationError
 
 from phicalc import PhiCalculator
-from phicalc.artifact import LoadedModel, load_model, model_bytes
 from phicalc.errors import UnsupportedError
-from phicalc.export import describe
 from phicalc.model.derivatives import Differentiated
-
-from .conftest import structure
-from .reference_models import small_potential
+from phicalc.serving.export import describe
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
+from tests.conftest import structure
+from tests.reference_models import small_potential
 
 KINDS = ("phi", "qeq", "phi-coulomb", "local", "phi-spectral", "pooled")
 VARIANTS = {

@@ -7,7 +7,7 @@ from ase.build import bulk, molecule
 from ase.optimize import FIRE
 
 from phicalc import PhiCalculator
-from phicalc.workflows.structures import salt_water
+from phicalc.data.boxes import salt_water
 
 BINDING = 1.0
 """eV; a water molecule in the liquid has about half of it."""

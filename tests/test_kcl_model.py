@@ -9,7 +9,7 @@ from ase.build import bulk
 
 from phicalc import PhiCalculator
 from phicalc.units import COULOMB_CONSTANT
-from phicalc.workflows.phonons import Phonons, PhononSettings
+from phicalc.workflows.crystal.phonons import Phonons, PhononSettings
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "kcl-crystal.pt"
 SPACING = 6.41  # Å, the model's own lattice constant

@@ -18,13 +18,12 @@ from typer.testing import CliRunner
 
 from phicalc import PhiCalculator
 from phicalc.cli import app
-from phicalc.electrostatics.poisson import DIRECT_LIMIT
-from phicalc.metadata import read_metadata
+from phicalc.data.boxes import salt_water, water_box
+from phicalc.electrostatics.solvers.poisson import DIRECT_LIMIT
+from phicalc.serving.metadata import read_metadata
 from phicalc.train.config import load_config, parse_config
 from phicalc.units import COULOMB_CONSTANT
-from phicalc.workflows.structures import salt_water, water_box
-
-from .test_response import served
+from tests.serving.test_response import served
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -23,11 +23,11 @@ from phicalc.cli import ablate, crystal, predict, simulate
 from phicalc.cli.arguments import Device, complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
 from phicalc.errors import ConfigError, PhicalcError, status_of_signal
-from phicalc.files import file_sha256
+from phicalc.machine.files import file_sha256
 
 if TYPE_CHECKING:
-    from phicalc.bench import BenchResult
-    from phicalc.metadata import ModelMetadata
+    from phicalc.bench.report import BenchResult
+    from phicalc.serving.metadata import ModelMetadata
 
 
 class OneLineErrors(TyperGroup):
@@ -226,7 +226,7 @@ def export(
       phicalc export run/best.pt -o model-float64.pt --dtype float64
       phicalc export old-model.pt -o model.pt
     """
-    from phicalc.export import export as write_model
+    from phicalc.serving.export import export as write_model
 
     metadata = write_model(
         source,
@@ -255,7 +255,7 @@ def info(
       phicalc info model.pt
       phicalc info model.pt --json | jq .config
     """
-    from phicalc.metadata import read_metadata
+    from phicalc.serving.metadata import read_metadata
 
     metadata = read_metadata(model)
     if as_json:
@@ -354,9 +354,9 @@ def bench(
       phicalc bench model.pt
       phicalc bench model.pt -n 192 -n 648 --threads 2
     """
-    from phicalc.bench import DEFAULT_SIZES, run_bench
-    from phicalc.device import resolve_device
-    from phicalc.metadata import read_metadata
+    from phicalc.bench.report import DEFAULT_SIZES, run_bench
+    from phicalc.machine.device import resolve_device
+    from phicalc.serving.metadata import read_metadata
 
     resolve_device(device)
     read_metadata(model)  # both before a folder is made

@@ -35,9 +35,9 @@ def ablate(
       phicalc ablate heads.yaml --rows "no head" --rows qeq
       phicalc ablate heads.yaml --table
     """
-    from phicalc.train.ablation import results_of, run_ablation
-    from phicalc.train.ablation_config import load_ablation
-    from phicalc.train.ablation_table import rich_table, write_tables
+    from phicalc.train.ablation.config import load_ablation
+    from phicalc.train.ablation.study import results_of, run_ablation
+    from phicalc.train.ablation.table import rich_table, write_tables
 
     console = Console(highlight=False, soft_wrap=True)
 

@@ -38,8 +38,8 @@ def open_atoms(
     threads: int | None,
 ) -> "Atoms":
     """The structure with its calculator."""
-    from phicalc.calculator import PhiCalculator
     from phicalc.data.read import read_structures
+    from phicalc.engines.ase import PhiCalculator
 
     frames = read_structures(structure)
     if not -len(frames) <= frame < len(frames):

@@ -21,8 +21,8 @@ from phicalc.cli.arguments import (
 )
 
 if TYPE_CHECKING:
+    from phicalc.workflows.crystal.stiffness import Stiffness
     from phicalc.workflows.relax import RelaxSettings
-    from phicalc.workflows.stiffness import Stiffness
 
 commands = typer.Typer()
 
@@ -53,7 +53,7 @@ def eos(
       phicalc eos model.pt kcl.cif
       phicalc eos model.pt quartz.cif --free shape --span 0.04 --points 11
     """
-    from phicalc.workflows.equation_of_state import EquationOfState, EquationOfStateSettings
+    from phicalc.workflows.crystal.equation_of_state import EquationOfState, EquationOfStateSettings
 
     settings = EquationOfStateSettings(
         relax=_relaxation(relaxed), span=span, points=points, free=free, equation=equation
@@ -97,7 +97,7 @@ def elastic(
       phicalc elastic model.pt kcl.cif
       phicalc elastic model.pt kcl.cif --strain 0.002 --clamped
     """
-    from phicalc.workflows.elasticity import ElasticConstants, ElasticSettings
+    from phicalc.workflows.crystal.elasticity import ElasticConstants, ElasticSettings
 
     settings = ElasticSettings(
         relax=_relaxation(relaxed), strain=strain, max_force=max_force, relax_atoms=not clamped
@@ -152,7 +152,7 @@ def phonons(
       phicalc phonons model.pt kcl.cif --length 20 --born BORN
     """
     from phicalc.data.entries import check_columns
-    from phicalc.workflows.phonons import Phonons, PhononSettings
+    from phicalc.workflows.crystal.phonons import Phonons, PhononSettings
 
     settings = PhononSettings(
         relax=_relaxation(relaxed),
@@ -187,7 +187,7 @@ def phonons(
 
 def _relaxation(wanted: bool) -> "RelaxSettings | None":
     """What comes first: the usual relaxation of the cell, or none."""
-    from phicalc.workflows.crystal import RELAXED_CRYSTAL
+    from phicalc.workflows.crystal.start import RELAXED_CRYSTAL
 
     return RELAXED_CRYSTAL if wanted else None
 

@@ -32,7 +32,7 @@ def predict(
       phicalc predict model.pt structures.xyz
       phicalc predict model.pt md/md.traj -o again.extxyz --batch-size 32
     """
-    from phicalc.prediction import predict_file
+    from phicalc.serving.prediction import predict_file
     from phicalc.workflows.watching import Display
 
     bars: list[Display] = []

@@ -73,8 +73,8 @@ def md(
       phicalc md model.pt salt.xyz -n 50000 -T 300:900 --ensemble npt -P 0.1
     """
     from phicalc.data.entries import check_columns
-    from phicalc.workflows.md import MolecularDynamics
-    from phicalc.workflows.md_settings import GuardSettings, MDSettings
+    from phicalc.workflows.md.dynamics import MolecularDynamics
+    from phicalc.workflows.md.settings import GuardSettings, MDSettings
 
     settings = MDSettings(
         steps=steps,
@@ -196,7 +196,7 @@ def spectra(
       phicalc md model.pt water.xyz -n 40000 -T 300 --timestep 0.5 --every 4 \\
         --property polarization    (for the infrared of a liquid or crystal)
     """
-    from phicalc.workflows.spectra import Spectra, SpectraSettings
+    from phicalc.workflows.spectra.spectra import Spectra, SpectraSettings
 
     settings = SpectraSettings(
         correlation_time=correlation_time,

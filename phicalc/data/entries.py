@@ -3,7 +3,7 @@
 A file may say it under a name that its reader does not know (`lattice`, `PBC`, `energy_unit` …).
 Such an entry is harmless where it says what the structure is anyway; everything else is refused,
 as the result would be that of another system. (Total charge, field and spin:
-:mod:`phicalc.conditions`.)
+:mod:`phicalc.checks.conditions`.)
 """
 
 import re
@@ -14,8 +14,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from phicalc.checks import list_frames
-from phicalc.conditions import kind_of, numbers_of, plain
+from phicalc.checks.conditions import kind_of, numbers_of, plain
+from phicalc.checks.structure import list_frames
 from phicalc.errors import DataError
 
 Array = NDArray[np.float64]

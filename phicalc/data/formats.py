@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from ase.db import connect
 from ase.io.formats import open_with_compression
 
-from phicalc.conditions import plain
+from phicalc.checks.conditions import plain
 from phicalc.data.entries import LENGTHS, Problem, is_unit_of, unit_problem
 
 _CHARGES = {

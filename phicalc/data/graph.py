@@ -37,7 +37,7 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
     Raises
     ------
     StructureError
-        A structure that has no graph, see `phicalc.checks`.
+        A structure that has no graph, see `phicalc.checks.structure`.
     """
     neighbours = build_neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     charge = total_charge_of(atoms) if labels is None else labels.total_charge

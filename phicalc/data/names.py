@@ -5,7 +5,7 @@ import re
 import numpy as np
 from ase import Atoms
 
-from phicalc.conditions import plain
+from phicalc.checks.conditions import plain
 
 _NAMES = {
     "energy": "u0?|e0?|.*energ(y|ies)|.*e(tot|pot)|(tot|pot)e(n|ng)?|toten|pe|.*hof|.*enthalpy",

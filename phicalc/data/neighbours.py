@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from phicalc.checks import check_cell, check_density, check_positions
+from phicalc.checks.structure import check_cell, check_density, check_positions
 from phicalc.errors import ConfigError
 
 Array = NDArray[np.float64]

@@ -11,8 +11,8 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype
 from numpy.typing import NDArray
 
-from phicalc.checks import list_frames
-from phicalc.conditions import external_field, name_spins, total_charge
+from phicalc.checks.conditions import external_field, name_spins, total_charge
+from phicalc.checks.structure import list_frames
 from phicalc.data.entries import entry_problems, is_unit_of, refuse, unit_problem
 from phicalc.data.extxyz import read_extxyz
 from phicalc.data.formats import complete
@@ -185,7 +185,7 @@ def total_charge_of(atoms: Atoms) -> float:
     Raises
     ------
     DataError
-        Not a number, or given under another name; see `phicalc.conditions`.
+        Not a number, or given under another name; see `phicalc.checks.conditions`.
     """
     try:
         return total_charge(atoms)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from phicalc.checks import MINIMUM_DISTANCE, check_separation, check_structure
+from phicalc.checks.structure import MINIMUM_DISTANCE, check_separation, check_structure
 from phicalc.data.neighbours import closest_overlap
 from phicalc.errors import StructureError
 

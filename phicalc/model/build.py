@@ -5,12 +5,12 @@ from typing import List
 from ase.data import chemical_symbols
 from torch import nn
 
-from phicalc.electrostatics.local_charges import LocalChargesHead
-from phicalc.electrostatics.phi import PhiHead
-from phicalc.electrostatics.phi_spectral import PhiSpectralHead
-from phicalc.electrostatics.pooled import PooledHead
-from phicalc.electrostatics.qeq import QEqHead
-from phicalc.electrostatics.split_charge import SplitChargeHead
+from phicalc.electrostatics.heads.local import LocalChargesHead
+from phicalc.electrostatics.heads.phi import PhiHead
+from phicalc.electrostatics.heads.phi_coulomb import SplitChargeHead
+from phicalc.electrostatics.heads.phi_spectral import PhiSpectralHead
+from phicalc.electrostatics.heads.pooled import PooledHead
+from phicalc.electrostatics.heads.qeq import QEqHead
 from phicalc.errors import ConfigError
 from phicalc.model.config import (
     BackboneConfig,

@@ -13,12 +13,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from phicalc.archive import anew, read_whole, sound_parts
 from phicalc.errors import ModelFileError
-from phicalc.files import write_bytes
+from phicalc.machine.archive import anew, read_whole, sound_parts
+from phicalc.machine.files import write_bytes
+from phicalc.machine.modes import own_modes
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential
-from phicalc.modes import own_modes
 
 FORMAT_VERSION = 1
 KIND = "phicalc checkpoint"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
+from phicalc.electrostatics.solvers.charges import DENSE_LIMIT
 
 
 class StrictModel(BaseModel):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.electrostatics.atom_parameters import spread_excess
 from phicalc.electrostatics.electric_field import FieldResponse
+from phicalc.electrostatics.heads.atom_parameters import spread_excess
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.build import build_backbone, build_head
 from phicalc.model.config import ModelConfig, sums_coulomb

@@ -16,7 +16,7 @@ from phicalc.nn.saturation import saturate
 
 BLOCK: int = 4096
 """Atoms whose neighbours are gathered at a time, so that no tensor outgrows what is kept for reuse
-between steps (:mod:`phicalc.allocator`)."""
+between steps (:mod:`phicalc.machine.allocator`)."""
 
 
 def neighbour_rows(

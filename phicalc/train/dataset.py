@@ -18,8 +18,8 @@ from phicalc.data.read import check_labels, is_defined, labels_of, read_structur
 from phicalc.data.reference import ReferenceFit, fit_reference_energies, isolated_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
-from phicalc.files import file_sha256
 from phicalc.geometric import Data
+from phicalc.machine.files import file_sha256
 from phicalc.train.config import DataConfig, Property, TrainConfig
 from phicalc.train.labels import (
     ignored_labels,
@@ -65,7 +65,7 @@ class TrainingData:
     charge_scale
         Root mean square charge per atom in e of the charged training structures; 1 without any.
     charges
-        Total charges of the training structures, as in :class:`phicalc.metadata.ChargesSeen`.
+        Total charges of the training structures, as `phicalc.serving.metadata.ChargesSeen`.
     ignored
         By property: labels of the training set that mean nothing for their structure's
         periodicity.

@@ -6,8 +6,8 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from phicalc import fields
-from phicalc.metadata import ChargesSeen, charge_range
 from phicalc.model.potential import Potential
+from phicalc.serving.metadata import ChargesSeen, charge_range
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import TrainingData
 from phicalc.train.labels import describe_labels
@@ -43,7 +43,7 @@ def describe_data(data: TrainingData, config: TrainConfig) -> Iterator[str]:
 def reference_record(
     data: TrainingData, potential: Potential, config: TrainConfig
 ) -> dict[str, Any] | None:
-    """A potential's reference energies as :class:`phicalc.metadata.ReferenceEnergies` has them.
+    """A potential's reference energies as `phicalc.serving.metadata.ReferenceEnergies` has them.
 
     None without energy labels.
     """

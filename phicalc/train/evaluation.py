@@ -8,19 +8,19 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from phicalc.archive import holds_program, read_whole, sound_parts
-from phicalc.artifact import load_model
-from phicalc.checks import check_structure
+from phicalc.checks.structure import check_structure
+from phicalc.checks.support import ChargeRange, check_support
 from phicalc.data.read import check_labels, total_charge_of
-from phicalc.device import resolve_device
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
-from phicalc.files import file_sha256, prepare_folder
-from phicalc.metadata import ChargesSeen, charge_range
+from phicalc.machine.archive import holds_program, read_whole, sound_parts
+from phicalc.machine.device import resolve_device
+from phicalc.machine.files import file_sha256, prepare_folder
+from phicalc.machine.modes import own_modes
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import alone_above, sums_coulomb
 from phicalc.model.derivatives import Differentiated
-from phicalc.modes import own_modes
-from phicalc.support import ChargeRange, check_support
+from phicalc.serving.metadata import ChargesSeen, charge_range
+from phicalc.serving.model_file import load_model
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.dataset import graphs_of, read_without
 from phicalc.train.labels import labels_somewhere, require_defined

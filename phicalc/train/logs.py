@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from phicalc import fields
-from phicalc.files import prepare_folder, replacing
+from phicalc.machine.files import prepare_folder, replacing
 from phicalc.train.metrics import Evaluation
 from phicalc.train.report import customary, describe_errors, write_training_curve
 

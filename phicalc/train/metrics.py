@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.checks import frames_of
+from phicalc.checks.structure import frames_of
 from phicalc.data.graph import collate, graph_dict, grouped
 from phicalc.data.reference import fit_reference_energies
 from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
 from phicalc.geometric import Data
-from phicalc.metadata import ErrorSummary
+from phicalc.serving.metadata import ErrorSummary
 from phicalc.train.config import PROPERTIES, Property
 from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import atoms_per_structure, residuals

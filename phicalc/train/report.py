@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from phicalc import fields
-from phicalc.files import replacing, write_json
-from phicalc.metadata import ErrorSummary
+from phicalc.machine.files import replacing, write_json
+from phicalc.serving.metadata import ErrorSummary
 from phicalc.train.metrics import ENERGY_PER_ATOM, UNITS, Evaluation
 from phicalc.units import customary_unit
 

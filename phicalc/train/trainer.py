@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from phicalc.allocator import keep_freed_memory
 from phicalc.errors import ConfigError, ConvergenceError
+from phicalc.machine.allocator import keep_freed_memory
+from phicalc.machine.modes import own_modes
+from phicalc.machine.signals import StopRequest, stop_on_signals
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
-from phicalc.modes import own_modes
-from phicalc.signals import StopRequest, stop_on_signals
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import TrainingData, load_training_data
 from phicalc.train.describe import describe_data, reference_record

@@ -98,3 +98,12 @@ def _parse(content: bytes) -> tuple[list[Record], int]:
 
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
+
+
+def as_table(rows: list[dict[str, float]]) -> NDArray[np.void]:
+    """Rows of numbers by name, the same names in each, as a structured array."""
+    names = list(rows[0]) if rows else []
+    return np.array(
+        [tuple(row[name] for name in names) for row in rows],
+        dtype=[(name, np.float64) for name in names],
+    )

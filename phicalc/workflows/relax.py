@@ -21,11 +21,11 @@ from phicalc.errors import (
     StoppedError,
     UnsupportedError,
 )
-from phicalc.files import refuse_existing, replacing
-from phicalc.signals import Interrupted, StopRequest, stop_on_signals
+from phicalc.machine.files import refuse_existing, replacing
+from phicalc.machine.signals import Interrupted, StopRequest, stop_on_signals
+from phicalc.workflows.constraints.merging import apply_constraints
 from phicalc.workflows.frames import TrajFile, as_extxyz, snapshot
-from phicalc.workflows.md_log import as_table
-from phicalc.workflows.merging import apply_constraints
+from phicalc.workflows.records import as_table
 from phicalc.workflows.same_calculator import (
     check_same_calculator,
     check_same_constraints,

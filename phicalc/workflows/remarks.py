@@ -4,7 +4,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_masses
 
-from phicalc.workflows.freedom import removed_by_constraints
+from phicalc.workflows.constraints.freedom import removed_by_constraints
 
 _LISTED = 10
 

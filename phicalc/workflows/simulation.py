@@ -4,9 +4,9 @@ from pathlib import Path
 
 from ase import Atoms
 
-from phicalc.checks import check_structure
+from phicalc.checks.structure import check_structure
 from phicalc.errors import ConfigError
-from phicalc.files import prepare_folder
+from phicalc.machine.files import prepare_folder
 from phicalc.workflows.remarks import on_constraints, on_masses
 
 

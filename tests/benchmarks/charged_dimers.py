@@ -32,7 +32,7 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.potential import Potential
-from phicalc.train.ablation_config import AblationConfig, load_ablation
+from phicalc.train.ablation.config import AblationConfig, load_ablation
 from phicalc.units import COULOMB_CONSTANT
 
 TRAINED, CHOSEN_ON, SEPARATIONS = 6, 7, 9

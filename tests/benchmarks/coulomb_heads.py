@@ -26,9 +26,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.bench_box import _langevin, peak_memory, untrained_model
+from phicalc.bench.box import _langevin, peak_memory, untrained_model
+from phicalc.data.boxes import water_box
 from phicalc.model.config import ModelConfig
-from phicalc.workflows.structures import water_box
 
 SIZES = (192, 648, 3000, 10_000)
 HEADS: dict[str, list[dict]] = {

@@ -27,11 +27,11 @@ from ase.optimize import FIRE
 from torch import Tensor
 
 from phicalc import PhiCalculator, fields
+from phicalc.data.boxes import water_box
 from phicalc.data.neighbours import NeighbourList
-from phicalc.electrostatics.eigenbasis import SolverCache
 from phicalc.electrostatics.laplacian import edge_weights, silence_sparse_notice
-from phicalc.electrostatics.poisson import solve_iterative
-from phicalc.workflows.structures import water_box
+from phicalc.electrostatics.solvers.eigenbasis import SolverCache
+from phicalc.electrostatics.solvers.poisson import solve_iterative
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water-phi.pt"
 CUTOFF, SIGMA = 5.0, 2.0

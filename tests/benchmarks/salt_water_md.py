@@ -28,8 +28,8 @@ from ase.optimize import FIRE
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.artifact import load_model
-from phicalc.workflows.structures import salt_water
+from phicalc.data.boxes import salt_water
+from phicalc.serving.model_file import load_model
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water.pt"
 TIMESTEP = 0.5 * units.fs

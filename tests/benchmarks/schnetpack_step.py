@@ -12,7 +12,7 @@ nor do the forces, since each step starts from the next recorded frame.
   skin list with the same skin of 1 Å (rebuilt as rarely as ours; its default of 0.3 Å and its
   ASE list are slower), model in evaluation mode.
 * schnetpack, memory kept: the same in a process whose C library keeps freed memory from its start
-  (`MALLOC_…` below), which is what `phicalc.allocator` does for ours.
+  (`MALLOC_…` below), which is what `phicalc.machine.allocator` does for ours.
 * schnetpack, scripted: that, and `torch.jit.script` of its model.
 
 The last column is phicalc's time over each one's. Without SchNetPack only phicalc is measured.
@@ -44,7 +44,7 @@ from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.md.langevin import Langevin
 
-from phicalc.workflows.structures import water_box
+from phicalc.data.boxes import water_box
 
 CUTOFF, SKIN = 5.0, 1.0
 FEATURES, LAYERS, RADIAL = 64, 3, 20
@@ -127,7 +127,7 @@ def langevin(atoms: Atoms) -> Langevin:
 
 def phicalc_calculator():
     from phicalc import PhiCalculator
-    from phicalc.bench_box import untrained_model
+    from phicalc.bench.box import untrained_model
     from phicalc.model.config import ModelConfig, PaiNNConfig
 
     backbone = PaiNNConfig(features=FEATURES, layers=LAYERS, radial=RADIAL)

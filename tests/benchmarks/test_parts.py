@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from phicalc import fields
+from phicalc.data.boxes import water_box
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.laplacian import edge_weights
-from phicalc.electrostatics.poisson import solve_poisson
+from phicalc.electrostatics.solvers.poisson import solve_poisson
 from phicalc.model.config import (
     LocalChargesConfig,
     ModelConfig,
@@ -23,7 +24,6 @@ from phicalc.model.config import (
 )
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
-from phicalc.workflows.structures import water_box
 from tests.benchmarks.coulomb_heads import measure
 
 CUTOFF = 5.0

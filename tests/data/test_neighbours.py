@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from phicalc.checks import check_separation
+from phicalc.checks.structure import check_separation
 from phicalc.data import neighbours as module
 from phicalc.data.neighbours import NeighbourList, Neighbours, build_neighbours, periodic_frame
 from phicalc.errors import ConfigError, StructureError

@@ -9,8 +9,7 @@ from phicalc.electrostatics.laplacian import (
     dense_laplacian,
     edge_weights,
 )
-
-from .graphs import chain, cluster
+from tests.electrostatics.graphs import chain, cluster
 
 
 def test_weights_fade_smoothly_and_follow_the_formula():

@@ -5,8 +5,8 @@ import pickle
 import pytest
 import torch
 
-from phicalc import files
 from phicalc.errors import ConfigError, ModelFileError, OutputError
+from phicalc.machine import files
 from phicalc.model import checkpoint as checkpoints
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.config import ModelConfig, PaiNNConfig, PhiConfig

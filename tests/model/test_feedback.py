@@ -12,10 +12,10 @@ from numpy.testing import assert_allclose
 from pydantic import ValidationError
 
 from phicalc import PhiCalculator, fields
-from phicalc.artifact import load_model, save_model
 from phicalc.errors import UnsupportedError
-from phicalc.export import describe
 from phicalc.model.config import ModelConfig, PooledConfig
+from phicalc.serving.export import describe
+from phicalc.serving.model_file import load_model, save_model
 from tests.physics.models import energy, evaluate, make_model
 
 SOLVING = ["phi feedback", "qeq feedback", "phi-coulomb feedback"]

@@ -6,8 +6,7 @@ import pytest
 
 from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
-
-from .models import BACKBONES, BROKEN, HEADS, make_model
+from tests.physics.models import BACKBONES, BROKEN, HEADS, make_model
 
 ALL_MODELS = [(backbone, head) for backbone in BACKBONES for head in HEADS]
 ids = [f"{backbone}-{head}" for backbone, head in ALL_MODELS]

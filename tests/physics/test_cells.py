@@ -9,8 +9,7 @@ from numpy.testing import assert_allclose
 
 from phicalc import fields
 from tests.conftest import structure
-
-from .models import BROKEN, HEADS, energy, evaluate, make_model
+from tests.physics.models import BROKEN, HEADS, energy, evaluate, make_model
 
 COULOMB = ["qeq", "phi-coulomb", "phi-coulomb learned", "phi-coulomb constant", "local"]
 SOLVES = {"dense": 64, "iterative": 0}

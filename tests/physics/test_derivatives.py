@@ -4,8 +4,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from phicalc import fields
-
-from .models import energy, evaluate
+from tests.physics.models import energy, evaluate
 
 STEP = 1e-5
 

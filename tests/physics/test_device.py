@@ -14,17 +14,16 @@ from ase.build import bulk as build_bulk
 
 from phicalc import fields
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
-from phicalc.electrostatics.charge_solvers import DENSE_LIMIT
-from phicalc.electrostatics.poisson import DIRECT_LIMIT
-from phicalc.metadata import read_metadata
+from phicalc.electrostatics.solvers.charges import DENSE_LIMIT
+from phicalc.electrostatics.solvers.poisson import DIRECT_LIMIT
 from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
+from phicalc.serving.metadata import read_metadata
 from phicalc.train.config import LossConfig
 from phicalc.train.losses import joint_loss, residuals, summed_losses
 from tests.conftest import structure
-
-from .models import CUTOFF, make_model
+from tests.physics.models import CUTOFF, make_model
 
 SHIPPED = sorted((Path(__file__).parents[2] / "models").glob("*.pt"))
 LOSS = LossConfig.model_validate(

@@ -7,11 +7,10 @@ from ase.build import bulk as build_bulk
 from numpy.testing import assert_allclose
 
 from phicalc import PhiCalculator, fields
-from phicalc.artifact import load_model, save_model
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.export import describe
-
-from .models import CUTOFF, evaluate
+from phicalc.serving.export import describe
+from phicalc.serving.model_file import load_model, save_model
+from tests.physics.models import CUTOFF, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,8 @@ from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.model.contact import FADE
 from phicalc.nn.saturation import FEATURE_LIMIT
 from phicalc.train.initial import closest_distances
-
-from .models import CUTOFF, energy, evaluate, make_model
-from .test_derivatives import numerical_forces, numerical_stress
+from tests.physics.models import CUTOFF, energy, evaluate, make_model
+from tests.physics.test_derivatives import numerical_forces, numerical_stress
 
 CLOSEST = 1.05
 """Å; of all pairs of elements in these models."""

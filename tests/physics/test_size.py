@@ -10,8 +10,7 @@ from phicalc import fields
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
 from tests.conftest import structure
-
-from .models import evaluate
+from tests.physics.models import evaluate
 
 
 @pytest.mark.parametrize("kind, repeats", [("bulk", (2, 2, 2)), ("slab", (2, 2, 1))])

@@ -8,8 +8,7 @@ from ase.build import molecule as build_molecule
 from numpy.testing import assert_allclose
 
 from phicalc import fields
-
-from .models import CUTOFF, evaluate
+from tests.physics.models import CUTOFF, evaluate
 
 
 def test_smooth_when_an_atom_crosses_the_cutoff(exact_model):

@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 from phicalc import fields
 from phicalc.data.graph import Graph
 from tests.conftest import structure
-
-from .models import evaluate
+from tests.physics.models import evaluate
 
 PER_STRUCTURE = (fields.ENERGY, fields.STRESS, fields.DIPOLE)
 PER_ATOM = (fields.ENERGIES, fields.FORCES, fields.CHARGES, fields.POTENTIAL)

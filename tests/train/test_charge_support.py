@@ -12,15 +12,15 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator, fields, predict
+from phicalc.checks.support import ChargeRange
 from phicalc.cli import app
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.errors import UnsupportedError
-from phicalc.export import export
-from phicalc.metadata import read_metadata
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential
-from phicalc.support import ChargeRange
+from phicalc.serving.export import export
+from phicalc.serving.metadata import read_metadata
 from phicalc.train.config import parse_config
 from phicalc.train.evaluation import evaluate_structures
 from phicalc.train.trainer import train

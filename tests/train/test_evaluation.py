@@ -13,11 +13,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 
 from phicalc import fields
-from phicalc.artifact import save_model
+from phicalc.data.boxes import salt_water
 from phicalc.errors import DataError, ModelFileError, StructureError, UnsupportedError
-from phicalc.export import describe
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
+from phicalc.serving.export import describe
+from phicalc.serving.model_file import save_model
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import read_labelled
 from phicalc.train.evaluation import (
@@ -28,9 +29,7 @@ from phicalc.train.evaluation import (
 )
 from phicalc.train.report import error_table
 from phicalc.train.trainer import train
-from phicalc.workflows.structures import salt_water
-
-from ..reference_models import small_metadata, small_potential
+from tests.reference_models import small_metadata, small_potential
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,12 @@ from typer.testing import CliRunner
 
 from phicalc.cli import app
 from phicalc.errors import ConfigError, DataError
-from phicalc.export import export
+from phicalc.serving.export import export
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.evaluation import evaluate_file
 from phicalc.train.trainer import train
-
-from .conftest import argon
+from tests.train.conftest import argon
 
 KEYS = {"energy": "REF_energy", "forces": "REF_forces", "virial": "REF_virials"}
 

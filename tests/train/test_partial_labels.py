@@ -16,10 +16,10 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
 from phicalc.data.splits import split
 from phicalc.errors import DataError
-from phicalc.export import export
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import QEqConfig
 from phicalc.model.derivatives import Differentiated
+from phicalc.serving.export import export
 from phicalc.train.config import DataConfig, LossConfig, TrainConfig
 from phicalc.train.dataset import load_training_data
 from phicalc.train.distributed import Processes

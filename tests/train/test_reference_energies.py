@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from phicalc.cli import app
 from phicalc.errors import ConfigError, DataError
-from phicalc.export import export
 from phicalc.model.checkpoint import load_checkpoint
+from phicalc.serving.export import export
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.initial import new_potential

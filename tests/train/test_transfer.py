@@ -19,8 +19,7 @@ from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.initial import new_potential
 from phicalc.train.trainer import train
-
-from .conftest import cluster, with_labels
+from tests.train.conftest import cluster, with_labels
 
 BACKBONE = {"kind": "painn", "features": 8, "layers": 2, "radial": 6}  # as in `content`
 SHIFT = {29: -1600.0, 79: -3000.0, 47: -2000.0}  # eV, all electrons for some of them

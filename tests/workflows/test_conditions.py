@@ -9,13 +9,13 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator
-from phicalc.artifact import load_model, model_bytes
 from phicalc.cli import app
 from phicalc.errors import SimulationError
-from phicalc.prediction import predict, predict_file
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import GuardSettings, MDSettings
-from phicalc.workflows.phonons import Phonons, PhononSettings
+from phicalc.serving.model_file import load_model, model_bytes
+from phicalc.serving.prediction import predict, predict_file
+from phicalc.workflows.crystal.phonons import Phonons, PhononSettings
+from phicalc.workflows.md.dynamics import MolecularDynamics
+from phicalc.workflows.md.settings import GuardSettings, MDSettings
 from phicalc.workflows.relax import Relaxation, RelaxSettings
 from tests.reference_models import small_metadata, small_potential
 

@@ -23,7 +23,7 @@ from phicalc.errors import (
 from phicalc.workflows.frames import TrajFile
 from phicalc.workflows.relax import Relaxation, RelaxSettings
 from phicalc.workflows.symmetry import space_group
-from tests.workflows.test_md_guards import Failing
+from tests.workflows.md.test_guards import Failing
 
 
 def energy_curve() -> tuple[float, float]:

@@ -9,11 +9,11 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc.cli import app
-from phicalc.workflows.elasticity import ElasticConstants, ElasticSettings
-from phicalc.workflows.equation_of_state import EquationOfState, EquationOfStateSettings
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import MDSettings
-from phicalc.workflows.phonons import Phonons, PhononSettings
+from phicalc.workflows.crystal.elasticity import ElasticConstants, ElasticSettings
+from phicalc.workflows.crystal.equation_of_state import EquationOfState, EquationOfStateSettings
+from phicalc.workflows.crystal.phonons import Phonons, PhononSettings
+from phicalc.workflows.md.dynamics import MolecularDynamics
+from phicalc.workflows.md.settings import MDSettings
 from phicalc.workflows.relax import Relaxation, RelaxSettings
 
 SIMULATIONS = {

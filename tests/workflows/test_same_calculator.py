@@ -14,12 +14,12 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from phicalc.artifact import load_model, model_bytes
-from phicalc.calculator import PhiCalculator
+from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import ConfigError, ConvergenceError
-from phicalc.workflows.checkpoint import Checkpoint
-from phicalc.workflows.md import MolecularDynamics
-from phicalc.workflows.md_settings import MDSettings
+from phicalc.serving.model_file import load_model, model_bytes
+from phicalc.workflows.md.checkpoint import Checkpoint
+from phicalc.workflows.md.dynamics import MolecularDynamics
+from phicalc.workflows.md.settings import MDSettings
 from phicalc.workflows.relax import Relaxation, RelaxSettings
 from tests.reference_models import argon_crystal, small_metadata, small_potential
 

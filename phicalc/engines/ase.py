@@ -1,0 +1,405 @@
+"""ASE calculator of a model file, or of a committee of them."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from numpy.typing import NDArray
+
+from phicalc import fields
+from phicalc.checks.conditions import external_field, name_spins, total_charge
+from phicalc.checks.structure import (
+    check_field,
+    check_finite,
+    check_total_charge,
+)
+from phicalc.electrostatics.solvers.eigenbasis import spectrum
+from phicalc.errors import StructureError, UnsupportedError
+from phicalc.machine.device import resolve_device
+from phicalc.machine.modes import own_modes
+from phicalc.machine.threads import OneThread, OneThreadCalculator
+from phicalc.serving.committee import Consensus, consensus
+from phicalc.serving.evaluation import Evaluation, Evaluator
+from phicalc.serving.model_file import LoadedModel, load_model
+from phicalc.serving.response import BORN, RESPONSE, refuse_field, refuse_undefined, response
+
+Array = NDArray[np.float64]
+ModelSource = str | Path | LoadedModel
+
+
+class Spectrum(NamedTuple):
+    """The potential φ = Σ_k α_k u_k in the eigenbasis of the graph Laplacian, L u_k = λ_k u_k.
+
+    The sign of each α_k, and its shares within one degenerate λ_k, depend on the basis chosen.
+    """
+
+    eigenvalues: Array  # λ (k,) | e/V, ascending
+    coefficients: Array  # α (k,) | V
+
+
+class PhiCalculator(OneThreadCalculator):
+    """Energy, forces, stress, charges and dipole from a phicalc model.
+
+    One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
+    (N, 3) eV/Å, stress (6,) eV/Å³ in ASE's order and sign (cells periodic in three directions
+    only), charges (N,) e, and dipole (3,) e·Å (non-periodic only; about the centre of mass).
+    Computed only when asked for: polarization (3,) e/Å², born_effective_charges (N, 3, 3) e and
+    dielectric_tensor (3, 3); see :mod:`phicalc.serving.response` for who has them. Born
+    charges are given by ``get_property`` alone and not kept in ``results``: ASE cannot write those
+    of an atom's matrices as extended XYZ.
+
+    ``results`` are those of the last structure: ``ase.io.write("x.extxyz", frames)`` of frames
+    that share a calculator would write them with every frame. :func:`phicalc.predict` gives each
+    frame its own.
+
+    The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
+    field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
+    request: changing them invalidates earlier results, and ``atoms.info`` is never written. A
+    charge or field that stands only under another name is refused, a spin is named in a warning
+    (:mod:`phicalc.checks.conditions`). In a field f the energy is E − f·PV, P·V the dipole about
+    the origin or the polarisation times the volume, of the positions as given; stress is its
+    derivative at this f.
+
+    On Linux the first evaluation on a CPU asks the C library to keep freed memory for reuse, for
+    the whole process (:mod:`phicalc.machine.allocator`); nothing else of the process is changed.
+    Of torch's modes (autocast, ``no_grad``, default dtype and device) the results do not depend.
+
+    A calculator holds one structure, so it serves one thread at a time: a second one is refused
+    while the first computes, and so is reading what another thread's structure has replaced. Give
+    each thread a calculator of its own; they may share one ``LoadedModel``.
+
+    Parameters
+    ----------
+    model : str, Path, LoadedModel or a list of them
+        Model file; several form a committee, whose mean is the result.
+    device : str
+        ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda[:n]"``.
+    skin : float
+        Å added to the cutoff of the neighbour list, which is rebuilt when it is used up.
+    charge : float, optional
+        Total charge in e of structures that do not name their own.
+    field : sequence of three floats, optional
+        Electric field in V/Å of structures that do not name their own.
+    cache : bool
+        Keep the electrostatic potential and the Laplacian eigenbasis from step to step. They
+        speed up the solve and do not change its result.
+    threads : int, optional
+        CPU threads of an evaluation; the process's own setting is restored after each.
+
+    Raises
+    ------
+    ModelFileError
+        A model file is missing, damaged or foreign.
+    UnsupportedError
+        No such device; when asked to calculate: unknown elements, or a total charge that the
+        model was not made for, or an electric field that the heads cannot feel.
+    StructureError
+        When asked to calculate: no atoms, NaN positions, a flat cell, atoms on one spot.
+
+    Examples
+    --------
+    >>> from phicalc import PhiCalculator
+    >>> atoms.calc = PhiCalculator("model.pt")  # doctest: +SKIP
+    >>> atoms.get_potential_energy()  # doctest: +SKIP
+    """
+
+    name = "phicalc"
+    implemented_properties = [  # noqa: RUF012 - ASE's own convention
+        "energy", "free_energy", "energies", "forces", "stress", "charges", "dipole",
+        *RESPONSE,
+    ]  # fmt: skip
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: ModelSource | Sequence[ModelSource],
+        *,
+        device: str = "auto",
+        skin: float = 1.0,
+        charge: float | None = None,
+        field: Sequence[float] | None = None,
+        cache: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        sources = [model] if isinstance(model, str | Path | LoadedModel) else list(model)
+        if not sources:
+            raise UnsupportedError("expected at least one model, got an empty list")
+        if threads is not None and threads < 1:
+            raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
+        self.charge = None if charge is None else check_total_charge(charge)
+        self.field = None if field is None else check_field(field)
+        self._skin = skin
+        self._cache = cache
+        self._threads = threads
+        self._device = device
+        self._consensus: Consensus | None = None
+        self._conditions = (0.0, np.zeros(3))
+        self._born: Array | None = None
+        self._load(sources)
+
+    def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
+        """Models and everything else that is rebuilt rather than copied or pickled."""
+        self._thread = OneThread()
+        self.device = resolve_device(self._device)
+        self.models = [self._loaded(source) for source in sources]
+        self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
+        self._evaluations: list[Evaluation] = []
+        self._seconds = 0.0
+
+    def _loaded(self, source: ModelSource | bytes) -> LoadedModel:
+        if isinstance(source, LoadedModel):
+            return source if source.device == self.device else load_model(source.data, self.device)
+        return load_model(source, self.device)
+
+    # --- ASE's interface ------------------------------------------------------------------------
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """ASE's list of changes since the last calculation, total charge and field included."""
+        changes: list[str] = super().check_state(atoms, tol)
+        charge, field = self._conditions
+        if not changes and not (
+            self._total_charge(atoms) == charge and np.array_equal(self._field(atoms), field)
+        ):
+            changes = ["info"]
+        return changes
+
+    def get_property(
+        self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True
+    ) -> Any:
+        """ASE's: a result by its name, computed where it is not known yet."""
+        if name != BORN:
+            return super().get_property(name, atoms, allow_calculation)
+        with self._thread.working():
+            if atoms is None:
+                self._thread.check_reading()
+            changes = [] if atoms is None else self.check_state(atoms)
+            if changes:
+                self.reset()
+            if self._born is None:
+                if not allow_calculation:
+                    return None
+                self.calculate(atoms, [name], changes)
+            assert self._born is not None
+            return self._born.copy()
+
+    def reset(self) -> None:
+        """Forget the last structure and its results."""
+        with self._thread.working():
+            super().reset()
+            self._forget_results()
+
+    def _forget_results(self) -> None:
+        self.results = {}
+        self._consensus = None
+        self._evaluations = []
+        self._born = None
+
+    @property
+    def _last(self) -> Evaluation | None:
+        return self._evaluations[0] if self._evaluations else None
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the model once and fill ``results`` with all that the structure allows.
+
+        What answers to a field (`RESPONSE`) comes only if named, and then from this evaluation or,
+        where nothing changed, from the last one.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            A requested property is not defined for this structure or not given by this model.
+        StructureError, UnsupportedError, ConvergenceError
+            See the class; nothing is left in ``results`` then.
+        """
+        with self._thread.working():
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
+        start = time.perf_counter()
+        asked = [name for name in properties if name in RESPONSE]
+        changed = system_changes or (atoms is not None and self.check_state(atoms))
+        if changed or not self._evaluations or len(asked) < len(properties):
+            self._evaluate(atoms, properties, system_changes)
+        if asked:
+            assert self.atoms is not None
+            found = response(self._evaluator, self._evaluations, asked, self.atoms)
+            self._born = found.pop(BORN, self._born)
+            self.results.update(found)
+        self._seconds += time.perf_counter() - start
+        for name in properties:
+            if name not in self.results and not (name == BORN and self._born is not None):
+                raise PropertyNotImplementedError(f"this model does not give {name}")
+
+    def _evaluate(
+        self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]
+    ) -> None:
+        self._forget_results()
+        self._thread.calculated(atoms)
+        if atoms is not None:
+            self.atoms = atoms.copy()
+        if self.atoms is None:
+            raise StructureError("expected a structure to calculate, got none; pass atoms")
+        refuse_undefined(properties, self.atoms)
+        if "numbers" in system_changes:
+            # a new structure, or the old one after reset(): a restarted simulation must find the
+            # same bits as one that went on
+            self._evaluator.forget()
+        charge, field = self._total_charge(self.atoms), self._field(self.atoms)
+        if "numbers" in system_changes:
+            name_spins([self.atoms], [charge])
+        if field.any():
+            refuse_field(self.models, self.atoms, charge)
+        evaluations = self._evaluator(self.atoms, charge, field)
+        self._fill(evaluations, self.atoms)
+        self._conditions = (charge, field)
+
+    def conditions(self, atoms: Atoms) -> dict[str, Any]:
+        """Entries of ``info`` that give this structure the total charge and field it has here.
+
+        ``charge`` (e) and ``external_field`` (3,) (V/Å), each where it is given or not zero:
+        written to a file with the structure, they make up for ``charge=`` and ``field=``.
+
+        Raises
+        ------
+        StructureError
+            A charge or field that is no finite number.
+        """
+        found: dict[str, Any] = {}
+        if atoms.info.get("charge", self.charge) is not None:
+            found["charge"] = self._total_charge(atoms)
+        if atoms.info.get("external_field", self.field) is not None:
+            found["external_field"] = self._field(atoms)
+        return found
+
+    def _field(self, atoms: Atoms) -> Array:
+        return external_field(atoms, self.field)
+
+    def _total_charge(self, atoms: Atoms) -> float:
+        return total_charge(atoms, self.charge)
+
+    def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
+        """Means over the committee into ``results``, spreads into attributes."""
+        agreed = consensus([evaluation.output for evaluation in evaluations])
+        results = agreed.results(atoms.pbc)
+        check_finite(results)
+        self._consensus = agreed
+        self._evaluations = evaluations
+        self.results = results
+
+    # --- beyond ASE's properties ----------------------------------------------------------------
+
+    @property
+    def cutoff(self) -> float:
+        """Distance in Å at which atoms are neighbours, the largest of a committee."""
+        return float(max(model.metadata.cutoff for model in self.models))
+
+    @property
+    def potential(self) -> Array:
+        """Electrostatic potential φ (N,) in V of the last structure.
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no Φ, with or without Coulomb, or nothing was calculated yet.
+        """
+        potential = self._last_consensus().mean.get(fields.POTENTIAL)
+        if potential is None:
+            raise UnsupportedError("no potential: expected a Φ head in each model, got one without")
+        return potential.copy()
+
+    @property
+    def energy_terms(self) -> dict[str, float]:
+        """The energy of the last structure by term, in eV: reference, network, zbl, phi, …"""
+        return dict(self._last_consensus().energy_terms)
+
+    @property
+    def energy_spread(self) -> float:
+        """Standard deviation in eV of the committee's energies; 0 for a single model."""
+        return self._last_consensus().energy_spread
+
+    @property
+    def forces_spread(self) -> Array:
+        """Root mean square over the committee of |F_i − mean F_i|, (N,) in eV/Å."""
+        return self._last_consensus().forces_spread.copy()
+
+    def _last_consensus(self) -> Consensus:
+        self._thread.check_reading()
+        if self._consensus is None:
+            raise UnsupportedError("nothing was calculated yet; ask for an energy first")
+        return self._consensus
+
+    @own_modes()
+    def spectrum(self, modes: int | None = None) -> Spectrum:
+        """Eigenvalues λ_k of the graph Laplacian and coefficients α_k = u_kᵀφ of the potential.
+
+        For analysis, not for every step. Of a committee, the first model's.
+
+        Parameters
+        ----------
+        modes
+            How many, lowest first; by default all, or 64 where the Laplacian is too large to be
+            diagonalised whole.
+
+        Raises
+        ------
+        UnsupportedError
+            The model has no Φ head, or nothing was calculated yet.
+        """
+        self._last_consensus()
+        if self._last is None:  # a copy carries results, but not what they were made from
+            self.calculate(self.atoms)
+        assert self._last is not None
+        graph, output = self._last.graph, self._last.output
+        if fields.LAPLACIAN_WEIGHTS not in output:
+            raise UnsupportedError(
+                "no spectrum: expected a Φ head in the first model, got one without"
+            )
+        eigenvalues, coefficients = spectrum(
+            output[fields.LAPLACIAN_WEIGHTS],
+            graph[fields.EDGE_INDEX].cpu(),
+            output[fields.POTENTIAL],
+            modes,
+        )
+        return Spectrum(eigenvalues.numpy(), coefficients.numpy())
+
+    def cache_info(self) -> dict[str, float | str]:
+        """What was reused so far: neighbour lists, and the first model's electrostatics."""
+        return self._evaluator.cache_info()
+
+    def timings(self) -> dict[str, float]:
+        """Number of evaluations and mean wall seconds of each, by part.
+
+        ``neighbours``, ``electrostatics`` (upkeep of its cache), ``model``, and ``other``:
+        checks, copies and results, all that is neither.
+        """
+        count, parts = self._evaluator.timings()
+        other = max(0.0, self._seconds / max(1, count) - sum(parts.values()))
+        return {"evaluations": count, **parts, "other": other}
+
+    # --- copying --------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings, results and the model files' content; what can be rebuilt is left out."""
+        state = {name: value for name, value in self.__dict__.items() if name not in _REBUILT}
+        state["_models"] = [model.data for model in self.models]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        models = state.pop("_models")
+        self.__dict__.update(state)
+        self._load(models)
+
+
+_REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds", "_thread"}

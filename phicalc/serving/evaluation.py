@@ -1,0 +1,275 @@
+"""From structures to model outputs, one after another: checks, neighbours, caches, timing.
+
+What a simulation reuses from step to step lives here; :mod:`phicalc.engines.ase` is ASE's view of
+it.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from ase import Atoms
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phicalc import fields
+from phicalc.checks.structure import check_positions, check_separation, check_species
+from phicalc.checks.support import check_support
+from phicalc.data.neighbours import NeighbourList, periodic_cell
+from phicalc.electrostatics.solvers.eigenbasis import SolverCache
+from phicalc.errors import ConvergenceError
+from phicalc.machine.allocator import keep_freed_memory
+from phicalc.machine.modes import own_modes
+from phicalc.machine.threads import OneThread
+from phicalc.serving.model_file import LoadedModel
+
+Graph = dict[str, Tensor]
+
+
+@dataclass
+class _Member:
+    """One model and where its next electrostatic solve may start from."""
+
+    model: LoadedModel
+    cache: SolverCache
+    charges: SolverCache
+    """Of charges that are equilibrated, where the other is of the potential φ."""
+
+    def restart(self) -> None:
+        """Forget the last structure."""
+        self.cache.restart()
+        self.charges.restart()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Input and output of one model for one structure, on the CPU except for the graph."""
+
+    graph: Graph
+    output: Graph
+
+
+class Evaluator:
+    """Evaluates one or several models on a sequence of structures.
+
+    Parameters
+    ----------
+    models : sequence of LoadedModel
+        All on one device; those of one cutoff share a neighbour list.
+    skin : float
+        Å added to the cutoff when a neighbour list is built.
+    cache : bool
+        Start each electrostatic solve from what the last one left.
+    threads : int, optional
+        CPU threads of an evaluation; the process's setting is restored after each.
+    """
+
+    def __init__(
+        self, models: Sequence[LoadedModel], skin: float, cache: bool, threads: int | None
+    ) -> None:
+        self.models = list(models)
+        self.device = models[0].device
+        self.cache = cache
+        self.threads = threads
+        self._members = [
+            _Member(model, SolverCache(model.metadata.basis_size), SolverCache(0))
+            for model in models
+        ]
+        self._elements = set.intersection(*(set(model.metadata.elements) for model in models))
+        self._lists = {
+            cutoff: NeighbourList(cutoff, skin)
+            for cutoff in {model.metadata.cutoff for model in models}
+        }
+        self._species: NDArray[np.int64] | None = None
+        self._per_atom: Graph = {}
+        self._seconds = dict.fromkeys(("neighbours", "electrostatics", "model"), 0.0)
+        self._evaluations = 0
+        self._thread = OneThread()
+
+    def __call__(
+        self, atoms: Atoms, charge: float, field: NDArray[np.float64] | None = None
+    ) -> list[Evaluation]:
+        """Evaluate every model on one structure of total charge | e in a field (3,) | V/Å.
+
+        Raises
+        ------
+        StructureError, UnsupportedError
+            The structure is unsound, or not one for these models; or another thread is evaluating.
+        ConvergenceError
+            The electrostatic solve did not converge.
+        """
+        if self._evaluations == 0 and self.device.type == "cpu":
+            keep_freed_memory()
+        for model in self.models:
+            known = model.metadata
+            check_support(
+                charge,
+                atoms.pbc,
+                known.supports_total_charge,
+                known.supports_partial_pbc,
+                len(atoms),
+                known.charge_range,
+            )
+        # inference mode, for one, would make tensors that no gradient can ever be taken through
+        with self._thread.working(), _threads(self.threads), own_modes():
+            self._set_species(atoms)
+            edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
+            shared = self._structure_tensors(atoms, charge)
+            if field is not None and field.any():
+                shared[fields.FIELD] = torch.from_numpy(field[None]).to(self.device)
+            evaluations = [
+                self._evaluate(member, {**shared, **edges[member.model.metadata.cutoff]})
+                for member in self._members
+            ]
+        self._evaluations += 1
+        return evaluations
+
+    def responses(self, evaluations: Sequence[Evaluation]) -> list[Graph]:
+        """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of what was just evaluated."""
+        with self._thread.working(), _threads(self.threads), own_modes():
+            pairs = zip(self.models, evaluations, strict=True)
+            outputs = [model.response(done.graph) for model, done in pairs]
+        return [{name: value.cpu() for name, value in output.items()} for output in outputs]
+
+    def forget(self) -> None:
+        """Drop neighbour lists and solver history: the next result depends on its input alone."""
+        for item in self._lists.values():
+            item.forget()
+        for member in self._members:
+            member.restart()
+
+    def _set_species(self, atoms: Atoms) -> None:
+        """Tensors that stay the same as long as the atoms do."""
+        numbers = atoms.numbers
+        if self._species is not None and np.array_equal(numbers, self._species):
+            return
+        check_positions(atoms.positions)
+        check_species(numbers, self._elements)
+        self._species = numbers.copy()
+        species = torch.from_numpy(self._species).long()
+        self._per_atom = {
+            fields.SPECIES: species.to(self.device),
+            fields.BATCH: torch.zeros_like(species, device=self.device),
+        }
+        for member in self._members:
+            member.restart()
+
+    def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
+        cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
+        return {
+            **self._per_atom,
+            fields.POSITIONS: torch.tensor(atoms.positions, device=self.device),
+            fields.CELL: torch.from_numpy(cell).to(self.device),
+            fields.PBC: torch.tensor(atoms.pbc[None], device=self.device),
+            fields.TOTAL_CHARGE: torch.tensor([charge], dtype=torch.float64, device=self.device),
+        }
+
+    def _neighbours(self, cutoff: float, atoms: Atoms) -> Graph:
+        start = time.perf_counter()
+        found = self._lists[cutoff].update(atoms.positions, atoms.cell.array, atoms.pbc)
+        check_separation(found.closest_distance, found.closest_pair)
+        edges = {
+            fields.EDGE_INDEX: found.edge_index.to(self.device),
+            fields.EDGE_VECTORS: found.edge_vectors.to(self.device),
+        }
+        self._seconds["neighbours"] += time.perf_counter() - start
+        return edges
+
+    def _evaluate(self, member: _Member, graph: Graph) -> Evaluation:
+        start = time.perf_counter()
+        graph.update(self._electrostatics_state(member, graph))
+        prepared = time.perf_counter()
+        try:
+            on_device = member.model(graph)
+        except ConvergenceError:
+            member.restart()  # what the next solve starts from may be the reason
+            raise
+        output = {name: value.cpu() for name, value in on_device.items()}
+        evaluated = time.perf_counter()
+        self._learn(member, graph, on_device)
+        self._seconds["model"] += evaluated - prepared
+        self._seconds["electrostatics"] += time.perf_counter() - evaluated + prepared - start
+        return Evaluation(graph, output)
+
+    def _electrostatics_state(self, member: _Member, graph: Graph) -> Graph:
+        """Where the electrostatic solve may start from: entries that speed it up, no more."""
+        if not self.cache:
+            return {}
+        entries = {
+            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
+            fields.POTENTIAL_GUESS: member.cache.guess(),
+            fields.CHARGE_GUESS: member.charges.guess(),
+        }
+        return {name: value for name, value in entries.items() if value is not None}
+
+    def _learn(self, member: _Member, graph: Graph, output: Graph) -> None:
+        """Show the caches the finished solves."""
+        if not self.cache:
+            return
+        for cache, solution, iterations, residual in (
+            (
+                member.cache,
+                fields.POTENTIAL,
+                fields.SOLVER_ITERATIONS,
+                fields.SOLVER_RESIDUAL,
+            ),
+            (
+                member.charges,
+                fields.EQUILIBRATED_CHARGES,
+                fields.CHARGE_ITERATIONS,
+                fields.CHARGE_RESIDUAL,
+            ),
+        ):
+            if residual not in output:
+                continue
+            cache.observe(
+                self._lists[member.model.metadata.cutoff].topology,
+                output.get(fields.LAPLACIAN_WEIGHTS),
+                graph[fields.EDGE_INDEX],
+                output[solution],
+                int(output[iterations]),
+                float(output[residual]),
+            )
+
+    def cache_info(self) -> dict[str, float | str]:
+        """What was reused so far: neighbour lists, and the first model's electrostatics."""
+        updates = sum(item.updates for item in self._lists.values())
+        rebuilds = sum(item.rebuilds for item in self._lists.values())
+        solver, charges = self._members[0].cache.info, self._members[0].charges.info
+        if solver.steps == 0:
+            solver = charges
+        elif charges.steps > 0:
+            solver = replace(
+                solver,
+                iterations=solver.iterations + charges.iterations,
+                last_iterations=solver.last_iterations + charges.last_iterations,
+                last_residual=max(solver.last_residual, charges.last_residual),
+            )
+        return {
+            "neighbour_updates": updates,
+            "neighbour_rebuilds": rebuilds,
+            "neighbour_reuse": 1.0 - rebuilds / updates if updates else 0.0,
+            **{f"solver_{name}": value for name, value in asdict(solver).items()},
+        }
+
+    def timings(self) -> tuple[int, dict[str, float]]:
+        """Number of evaluations, and mean wall seconds of each by part."""
+        count = max(1, self._evaluations)
+        return self._evaluations, {name: total / count for name, total in self._seconds.items()}
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Another number of torch threads for a while."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
