@@ -119,6 +119,12 @@ class Differentiated(nn.Module):
         return output[fields.ENERGY]
 
     @torch.jit.export
+    def features(self, graph: Dict[str, Tensor]) -> List[Tensor]:
+        """Features (N, F) of the atoms after each message step, invariant under rotation."""
+        features: List[Tensor] = self.potential.atom_features(graph)
+        return [step.detach() for step in features]
+
+    @torch.jit.export
     def response(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """MOMENT (1, 3), BORN_CHARGES and POLARISABILITY of one structure, exact, ions clamped.
 

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.solvers.charges import check_converged
-from phicalc.errors import ModelFileError, PhicalcError, StructureError
+from phicalc.errors import ModelFileError, PhicalcError, StructureError, UnsupportedError
 from phicalc.machine.archive import anew
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import write_bytes
 from phicalc.machine.modes import own_modes
-from phicalc.model.config import alone_above
+from phicalc.serving.capabilities import OLD_FILE, Capabilities
 from phicalc.serving.metadata import METADATA_NAME, ModelMetadata, content_of, read_parts
 
 RECORD_ALIGNMENT: Final = 64
@@ -72,10 +72,6 @@ class LoadedModel:
                 check_converged(float(outputs[residual].max()))
         return outputs
 
-    def has(self, method: str) -> bool:
-        """Whether the model exports a method of this name beside ``forward``."""
-        return hasattr(self.module, method)
-
     def call(self, method: str, graph: dict[str, Tensor]) -> Tensor:
         """Evaluate an exported method that takes a graph and returns one tensor."""
         with _evaluation():
@@ -88,19 +84,31 @@ class LoadedModel:
             outputs: dict[str, Tensor] = self.module.response(graph)
         return outputs
 
+    def features(self, graph: dict[str, Tensor]) -> list[Tensor]:
+        """Features (N, F) of the atoms after each message step, invariant under rotation.
+
+        Raises
+        ------
+        UnsupportedError
+            The file is older than this.
+        """
+        if not hasattr(self.module, "features"):
+            raise UnsupportedError(
+                "expected a model file that gives features, got an older one; write it anew, with "
+                "the same weights, by `phicalc export OLD.pt -o NEW.pt`"
+            )
+        with _evaluation():
+            outputs: list[Tensor] = self.module.features(graph)
+        return outputs
+
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
         return dict(self.module.state_dict())
 
     @property
-    def feels_field(self) -> bool:
-        """Whether its heads answer to an electric field, as they say themselves."""
-        return bool(getattr(getattr(self.module, "potential", None), "feels_field", False))
-
-    @property
-    def alone_above(self) -> int | None:
-        """Atoms above which a structure is best evaluated by itself; None: never."""
-        return alone_above(self.metadata.heads)
+    def capabilities(self) -> Capabilities:
+        """What may be asked of it."""
+        return self.metadata.capabilities
 
     @property
     def sha256(self) -> str:
@@ -194,6 +202,10 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+    known = metadata.capabilities
+    if known.no_field is None and not hasattr(module, "response"):
+        known = known.model_copy(update={"no_field": OLD_FILE})
+        metadata = metadata.model_copy(update={"capabilities": known})
     return LoadedModel(module, metadata, data, device)
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from tests.physics.models import BACKBONES, BROKEN, HEADS, make_model
 
@@ -57,7 +56,7 @@ def _asks_a_coulomb_head_for_a_slab(item: pytest.Item) -> bool:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if "names" not in parameters or "slab" not in (parameters.get("atoms"), parameters.get("kind")):
         return False
-    return any(sums_coulomb(head) for head in HEADS[parameters["names"][1]])
+    return any(head.capabilities.coulomb for head in HEADS[parameters["names"][1]])
 
 
 def _reason_to_fail(item: pytest.Item) -> str | None:
