@@ -230,7 +230,7 @@ class Rivals:
         vectors = bare.graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
         recorded = {**bare.graph, fields.EDGE_VECTORS: vectors}
         start = time.perf_counter()
-        self._bare_model.call("energy", recorded).detach().cpu()
+        self._bare_model.energy(recorded).detach().cpu()
         seconds["forward"] = time.perf_counter() - start
         counts = (fields.SOLVER_ITERATIONS, fields.CHARGE_ITERATIONS)
         iterations = sum(int(uncached.output[name]) for name in counts if name in uncached.output)
