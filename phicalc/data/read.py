@@ -87,8 +87,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
         that says what would be left out, with the frames (from 0) and how to mend it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"expected a file of structures, got {path}, which does not exist")
+    require_file(path)
     try:
         form = filetype(str(path))
         if form == "extxyz":
@@ -118,6 +117,12 @@ def read_structures(path: str | Path) -> list[Atoms]:
             problems.setdefault(problem, []).append(number)
     refuse(path, problems, len(frames))
     return frames
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError where there is no such file of structures."""
+    if not path.is_file():
+        raise DataError(f"expected a file of structures, got {path}, which does not exist")
 
 
 def labels_of(atoms: Atoms, names: Collection[str] = LABELS) -> Labels:
