@@ -23,7 +23,8 @@ from phicalc.errors import DataError
 from phicalc.geometric import Data
 
 _MAGIC = b"phicalc graphs 1"
-_TRAILER = struct.Struct("<QQI16s")  # bytes before the table, and of the table; checksum; magic
+_PLACES = struct.Struct("<QQ")  # bytes before the table, and of the table
+_TRAILER = struct.Struct("<I16s")  # checksum of table, notes and places; magic
 _STORED_AS = {fields.SPECIES: "uint8", fields.EDGE_INDEX: "int32"}
 _ALIGNMENT = 8
 
@@ -61,8 +62,8 @@ def write_graphs(stream: BinaryIO, graphs: Iterable[Data], notes: dict[str, Any]
         start += len(record)
     table = np.array(rows, dtype="<i8").tobytes()
     end = table + json.dumps({"columns": columns, "notes": notes}).encode()
-    stream.write(end)
-    stream.write(_TRAILER.pack(start, len(table), zlib.crc32(end), _MAGIC))
+    end += _PLACES.pack(start, len(table))
+    stream.write(end + _TRAILER.pack(zlib.crc32(end), _MAGIC))
     stream.flush()
 
 
@@ -90,12 +91,13 @@ class GraphFile(Sequence[Data]):
             # private, not read-only: torch warns of tensors that must not be written to
             self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
             size = len(self._bytes) - _TRAILER.size
-            start, length, checksum, magic = _TRAILER.unpack(self._bytes[max(0, size) :])
+            checksum, magic = _TRAILER.unpack_from(self._bytes, size)
+            start, length = _PLACES.unpack_from(self._bytes, size - _PLACES.size)
         except (ValueError, struct.error) as error:  # empty or shorter than that
             raise DataError("expected a file of graphs, got a part of one") from error
         if magic != _MAGIC or zlib.crc32(end := self._bytes[start:size]) != checksum:
             raise DataError("expected a file of graphs, got a damaged one or of another kind")
-        content = json.loads(end[length:])
+        content = json.loads(end[length : -_PLACES.size])
         self.notes: dict[str, Any] = content["notes"]
         self._columns = {
             name: (number, np.dtype(dtype), shape, int(np.prod(shape, dtype=int)))
