@@ -275,9 +275,10 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
                 'an electric field (info["external_field"]), in which no model is trained or '
                 "judged,"
             )
+        results, total = _stored_results(atoms), total_charge_of(atoms)
         looked = [name for name in LABELS if name in needed and is_defined(name, atoms)]
-        labels = labels_of(atoms, looked)
-        absent = [name for name in LABELS if name in needed and not has_label(atoms, name)]
+        labels = Labels(**{n: _label(atoms, results, n) for n in looked}, total_charge=total)
+        absent = [n for n in LABELS if n in needed and _stored(atoms, results, n) is None]
     except (DataError, StructureError) as error:
         yield str(error)
         return
