@@ -1,11 +1,12 @@
-"""Names of the tensors that travel between data, model and calculator.
+"""Names of the tensors that travel between data, model and calculator, and what is known of each.
 
 N atoms, E directed edges, B structures, k basis vectors. One name, one shape, one unit.
 A directed edge e runs from a sender j to a receiver i; each neighbour pair (and each periodic
 image of it) appears twice, once in either direction. Edges are sorted by receiver.
 """
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 # --- inputs -------------------------------------------------------------------------------------
 SPECIES: Final = "species"  # (N,) int64 | - | atomic numbers
@@ -41,3 +42,91 @@ SOLVER_RESIDUAL: Final = "solver_residual"  # (1,) float64 | - | relative residu
 EQUILIBRATED_CHARGES: Final = "equilibrated_charges"  # (N,) float64 | e | q of the qeq head
 CHARGE_ITERATIONS: Final = "charge_iterations"  # (1,) int64 | - | as above, of the equilibration
 CHARGE_RESIDUAL: Final = "charge_residual"  # (1,) float64 | - | as above, of the equilibration
+
+# --- the table of properties ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Property:
+    """What a model may give and data may bear, under ASE's name.
+
+    Attributes
+    ----------
+    name
+        ASE's.
+    per
+        What there is one of it for.
+    shape
+        Of one of them.
+    unit
+        Of the value; that of Huber's delta and of the error in the loss is ``loss_unit``.
+    defined
+        For which structures: periodic in all directions ("bulk"), in none ("molecule"), any.
+    of_charges
+        Only models with charges give it.
+    of_field
+        Only models that feel an electric field give it, and only when it is asked for.
+    weight
+        In the loss, where the training configuration does not say; None: it is no label.
+    delta
+        Where the Huber loss turns from quadratic to linear, in ``loss_unit``.
+    """
+
+    name: str
+    per: Literal["structure", "atom"]
+    shape: tuple[int, ...]
+    unit: str
+    defined: Literal["any", "bulk", "molecule"] = "any"
+    of_charges: bool = False
+    of_field: bool = False
+    weight: float | None = None
+    delta: float = 0.0
+
+    @property
+    def loss_unit(self) -> str:
+        """Energies are compared per atom."""
+        return "eV/atom" if self.name == ENERGY else self.unit
+
+    def size(self, structures: int, atoms: int) -> int:
+        """Number of scalar components of that many structures with so many atoms together."""
+        components = 1
+        for length in self.shape:
+            components *= length
+        return components * (atoms if self.per == "atom" else structures)
+
+    def shape_of(self, atoms: int) -> tuple[int, ...]:
+        """Shape of one structure's value."""
+        return (atoms, *self.shape) if self.per == "atom" else self.shape
+
+    def is_defined(self, periodic_directions: int) -> bool:
+        """Whether it means anything for a structure with 0 to 3 periodic directions."""
+        return (
+            periodic_directions
+            in {"any": (0, 1, 2, 3), "bulk": (3,), "molecule": (0,)}[self.defined]
+        )
+
+    @property
+    def undefined_for(self) -> str:
+        """Of which structures it isn't defined, in words."""
+        return {"any": "", "bulk": "not periodic in three directions", "molecule": "periodic"}[
+            self.defined
+        ]
+
+
+PROPERTIES: Final = (
+    Property("energy", "structure", (), "eV", weight=100.0, delta=0.01),
+    Property("energies", "atom", (), "eV"),
+    Property("forces", "atom", (3,), "eV/Å", weight=1.0, delta=0.1),
+    Property("stress", "structure", (3, 3), "eV/Å³", "bulk", weight=0.0, delta=0.002),
+    Property("charges", "atom", (), "e", of_charges=True, weight=0.0, delta=0.1),
+    Property("dipole", "structure", (3,), "e·Å", "molecule", True, weight=0.0, delta=0.5),
+    Property("polarization", "structure", (3,), "e/Å²", "bulk", of_charges=True, of_field=True),
+    Property("born_effective_charges", "atom", (3, 3), "e", of_charges=True, of_field=True),
+    Property("dielectric_tensor", "structure", (3, 3), "", "bulk", of_charges=True, of_field=True),
+    Property("polarizability", "structure", (3, 3), "e·Å²/V", of_charges=True, of_field=True),
+)  # fmt: skip
+"""Adding a property is a row here: labels, losses, metrics, units and outputs follow."""
+
+PROPERTY: Final = {row.name: row for row in PROPERTIES}
+LABELS: Final = tuple(row.name for row in PROPERTIES if row.weight is not None)
+"""Names of what a model can be trained on."""

@@ -18,14 +18,15 @@ from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.solvers.poisson import PoissonSolve
 from phicalc.errors import ConvergenceError, ModelFileError, PhicalcError
 from phicalc.model.derivatives import Differentiated
+from phicalc.serving.eager import EagerModel
 from phicalc.serving.export import describe, verify
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.distributed import join_processes
-from phicalc.train.evaluation import Evaluable, evaluate_structures
+from phicalc.train.evaluation import evaluate_structures
 from phicalc.train.trainer import Trainer, train
-from tests.reference_models import ELEMENTS, small_metadata, small_potential
+from tests.reference_models import small_metadata, small_potential
 
 ITERATIVE = ["phi", "qeq", "phi-coulomb"]
 ALL = [*ITERATIVE, "local", "phi-spectral"]
@@ -108,7 +109,7 @@ def test_eval(head, form, tmp_path):
         assert f"frame 0: {TOLD}" in result.stderr
         assert not (tmp_path / "evaluation").exists()
     else:
-        evaluable = Evaluable(network(head, 1), 4.0, ELEMENTS, torch.device("cpu"), "x")
+        evaluable = EagerModel(network(head, 1), small_metadata(), torch.device("cpu"))
         with pytest.raises(ConvergenceError, match=f"^frame 0: {TOLD}"):
             evaluate_structures(evaluable, [salt()])
 
@@ -188,7 +189,7 @@ def test_nan_is_no_result(head, dense, tmp_path):
         PhiCalculator(loaded).get_potential_energy(salt())
     with pytest.raises(PhicalcError, match=r"frame 0: .*(NaN|nan)"):
         predict(loaded, [salt()])
-    evaluable = Evaluable(model, 4.0, ELEMENTS, torch.device("cpu"), "x")
+    evaluable = EagerModel(model, small_metadata(), torch.device("cpu"))
     with pytest.raises(PhicalcError, match=r"frame 0: .*(NaN|nan)"):
         evaluate_structures(evaluable, [salt()])
 

@@ -20,6 +20,7 @@ from phicalc.errors import (
     SimulationError,
     UnsupportedError,
 )
+from phicalc.serving import torchscript
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from phicalc.serving.prediction import predict_file
 from phicalc.workflows.md.dynamics import MolecularDynamics
@@ -34,7 +35,7 @@ from tests.reference_models import (
 
 CALLS = {
     "forward": lambda model, graph: model(graph),
-    "energy": lambda model, graph: model.call("energy", graph),
+    "energy": lambda model, graph: model.energy(graph),
     "response": lambda model, graph: model.response(graph),
 }
 
@@ -118,7 +119,7 @@ def test_the_message_is_whole_and_no_other_error_is_taken_for_ours():
 
 
 def test_an_error_that_only_a_newer_phicalc_has(monkeypatch):
-    monkeypatch.delitem(load_model.__globals__["_ERRORS"], "UnsupportedError")
+    monkeypatch.delitem(torchscript._ERRORS, "UnsupportedError")
     with pytest.raises(PhicalcError, match=r"^expected pbc") as raised:
         equilibrating()(graph_of(slab()))
     assert type(raised.value) is PhicalcError

@@ -23,7 +23,7 @@ from phicalc.engines.ase import PhiCalculator
 from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
-from phicalc.serving.evaluation import Evaluation, Evaluator
+from phicalc.serving.evaluation import Evaluation, Evaluator, conditions_of
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 
@@ -230,7 +230,7 @@ class Rivals:
         vectors = bare.graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
         recorded = {**bare.graph, fields.EDGE_VECTORS: vectors}
         start = time.perf_counter()
-        self._bare_model.call("energy", recorded).detach().cpu()
+        self._bare_model.energy(recorded).detach().cpu()
         seconds["forward"] = time.perf_counter() - start
         counts = (fields.SOLVER_ITERATIONS, fields.CHARGE_ITERATIONS)
         iterations = sum(int(uncached.output[name]) for name in counts if name in uncached.output)
@@ -240,7 +240,7 @@ class Rivals:
 def _timed_evaluation(evaluator: Evaluator, atoms: Atoms) -> tuple[float, Evaluation]:
     """Seconds inside the model, and what it gave."""
     count, before = evaluator.timings()
-    (evaluation,) = evaluator(atoms, 0.0)
+    (evaluation,) = evaluator(atoms, conditions_of(atoms))
     now, after = evaluator.timings()
     return now * after["model"] - count * before["model"], evaluation
 

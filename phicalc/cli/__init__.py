@@ -306,7 +306,7 @@ PERIODICITY = {"0": "molecules", "1": "wires", "2": "slabs", "3": "crystals or b
 
 def _charges_of(metadata: "ModelMetadata") -> str:
     """What total charges a model answers for."""
-    if not metadata.supports_total_charge:
+    if not metadata.capabilities.total_charge:
         return "0 only"
     allowed = metadata.charge_range
     if allowed is None:

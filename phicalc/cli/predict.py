@@ -21,6 +21,9 @@ def predict(
     overwrite: Overwrite = False,
     charge: Charge = None,
     device: Device = "auto",
+    features: Annotated[
+        bool, typer.Option("--features", help="Add the atoms' features after the last step.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
     """Energies, forces, stress, charges and dipoles of many structures, as extended XYZ.
@@ -31,6 +34,7 @@ def predict(
     Examples:
       phicalc predict model.pt structures.xyz
       phicalc predict model.pt md/md.traj -o again.extxyz --batch-size 32
+      phicalc predict model.pt structures.xyz --features  # to choose, cluster, compare
     """
     from phicalc.serving.prediction import predict_file
     from phicalc.workflows.watching import Display
@@ -50,6 +54,7 @@ def predict(
             overwrite=overwrite,
             device=device,
             charge=charge,
+            features=features,
             batch_size=batch_size,
             progress=show,
         )

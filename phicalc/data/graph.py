@@ -1,19 +1,16 @@
 """Structures as graphs: the tensors of `phicalc.fields`, alone or batched."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.data.neighbours import build_neighbours, periodic_cell
 from phicalc.data.read import Labels, total_charge_of
+from phicalc.data.tensors import Graph, float_tensor, structure_tensors
 from phicalc.errors import DataError
 from phicalc.geometric import Batch, Data
-
-Graph = dict[str, Tensor]
 
 
 def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
@@ -39,17 +36,8 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
     StructureError
         A structure that has no graph, see `phicalc.checks.structure`.
     """
-    neighbours = build_neighbours(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     charge = total_charge_of(atoms) if labels is None else labels.total_charge
-    tensors = {
-        fields.SPECIES: torch.tensor(atoms.numbers, dtype=torch.long),
-        fields.POSITIONS: _float(atoms.positions),
-        fields.CELL: _float(periodic_cell(atoms.cell.array, atoms.pbc)[None]),
-        fields.PBC: torch.tensor(atoms.pbc[None], dtype=torch.bool),
-        fields.EDGE_INDEX: neighbours.edge_index,
-        fields.EDGE_VECTORS: neighbours.edge_vectors,
-        fields.TOTAL_CHARGE: _float([charge]),
-    }
+    tensors = structure_tensors(atoms, cutoff, charge)
     if labels is not None:
         tensors |= _label_tensors(labels)
     return Data.from_dict({**tensors, "num_nodes": len(atoms)})
@@ -74,33 +62,6 @@ def collate(graphs: Sequence[Data]) -> Batch:
                 f"in only one of graphs 0 and {number}; leave it out with Labels.only"
             )
     return Batch.from_data_list(list(graphs))
-
-
-def grouped(
-    sizes: Sequence[int], batch_size: int, alone_above: int | None = None
-) -> Iterator[range]:
-    """Consecutive structures to be evaluated together, as ranges of their numbers, in order.
-
-    Parameters
-    ----------
-    sizes
-        Atoms of each structure.
-    batch_size
-        Most structures in a group.
-    alone_above
-        Structures of more atoms have a group of their own; None: none has.
-    """
-    start = 0
-    for number, atoms in enumerate(sizes):
-        alone = alone_above is not None and atoms > alone_above
-        if start < number and (alone or number - start >= batch_size):
-            yield range(start, number)
-            start = number
-        if alone:
-            yield range(number, number + 1)
-            start = number + 1
-    if start < len(sizes):
-        yield range(start, len(sizes))
 
 
 def graph_dict(batch: Data | Batch) -> Graph:
@@ -132,18 +93,7 @@ def average_neighbours(graphs: Sequence[Data]) -> float:
 def _label_tensors(labels: Labels) -> Graph:
     """Labels with the leading structure dimension that batching concatenates along."""
     tensors = {}
-    if labels.energy is not None:
-        tensors[fields.ENERGY] = _float([labels.energy])
-    if labels.forces is not None:
-        tensors[fields.FORCES] = _float(labels.forces)
-    if labels.stress is not None:
-        tensors[fields.STRESS] = _float(labels.stress[None])
-    if labels.charges is not None:
-        tensors[fields.CHARGES] = _float(labels.charges)
-    if labels.dipole is not None:
-        tensors[fields.DIPOLE] = _float(labels.dipole[None])
+    for name in labels.present:
+        value = getattr(labels, name)
+        tensors[name] = float_tensor(value if fields.PROPERTY[name].per == "atom" else [value])
     return tensors
-
-
-def _float(values: object) -> Tensor:
-    return torch.tensor(np.asarray(values), dtype=torch.float64)

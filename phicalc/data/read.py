@@ -1,7 +1,6 @@
 """Structures and their labels from files."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,58 +19,47 @@ from phicalc.data.names import similar
 from phicalc.data.soundness import MAXIMUM_FORCE, absurd, unsound
 from phicalc.data.symbols import unknown_symbol
 from phicalc.errors import DataError, StructureError
+from phicalc.fields import LABELS, PROPERTY
 
 Array = NDArray[np.float64]
 
-LABELS = ("energy", "forces", "stress", "charges", "dipole")
-"""Names a training set may be asked for, as in `phicalc.fields`."""
 
-
-@dataclass(frozen=True, eq=False)
 class Labels:
     """What is known about one structure; None where the data does not say.
 
-    Attributes
+    Parameters
     ----------
-    energy
-        eV, the raw total.
-    forces
-        (N, 3) in eV/Å.
-    stress
-        (3, 3) in eV/Å³, ASE sign: tension positive.
-    charges
-        (N,) in e.
-    dipole
-        (3,) in e·Å.
     total_charge
         e.
+    values
+        By the names of :data:`phicalc.fields.LABELS`, shapes and units as there: energy the raw
+        total, stress (3, 3) of ASE's sign (tension positive).
     """
 
-    energy: float | None = None
-    forces: Array | None = None
-    stress: Array | None = None
-    charges: Array | None = None
-    dipole: Array | None = None
-    total_charge: float = 0.0
+    def __init__(self, *, total_charge: float = 0.0, **values: Any) -> None:
+        assert set(values) <= set(LABELS), set(values) - set(LABELS)
+        self.total_charge = total_charge
+        self._values = {name: value for name, value in values.items() if value is not None}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in LABELS:
+            return self._values.get(name)
+        raise AttributeError(name)
 
     @property
     def present(self) -> frozenset[str]:
         """Names of the labels that are not None."""
-        return frozenset(name for name in LABELS if getattr(self, name) is not None)
+        return frozenset(self._values)
 
     def only(self, names: Collection[str]) -> "Labels":
         """The same with all other labels left out (the total charge stays)."""
-        dropped: dict[str, Any] = {name: None for name in LABELS if name not in names}
-        return replace(self, **dropped)
+        kept = {name: value for name, value in self._values.items() if name in names}
+        return Labels(total_charge=self.total_charge, **kept)
 
     def filled(self, names: Collection[str], number: int) -> "Labels":
         """The same with NaN for those of ``names`` that a structure of ``number`` atoms lacks."""
-        absent: dict[str, Any] = {
-            name: np.full(_shape(name, number), np.nan)
-            for name in names
-            if name not in self.present
-        }
-        return replace(self, **absent)
+        absent = {name: np.full(PROPERTY[name].shape_of(number), np.nan) for name in names}
+        return Labels(total_charge=self.total_charge, **{**absent, **self._values})
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -179,9 +167,7 @@ def has_label(atoms: Atoms, name: str) -> bool:
 
 def is_defined(name: str, atoms: Atoms) -> bool:
     """Whether a label means anything: stress of bulk only, dipole of molecules only."""
-    if name == "stress":
-        return bool(atoms.pbc.all())
-    return name != "dipole" or not atoms.pbc.any()
+    return PROPERTY[name].is_defined(int(atoms.pbc.sum()))
 
 
 def total_charge_of(atoms: Atoms) -> float:
@@ -333,7 +319,7 @@ def _label(atoms: Atoms, results: dict[str, Any], name: str) -> Any:
         return None
     if name == "stress":
         return _stress(value)
-    array = _array(name, value, _shape(name, len(atoms)))
+    array = _array(name, value, PROPERTY[name].shape_of(len(atoms)))
     return float(array) if name == "energy" else array
 
 
@@ -345,12 +331,6 @@ def _is_label(atoms: Atoms, results: dict[str, Any], name: str) -> bool:
         return False
 
 
-def _shape(name: str, number: int) -> tuple[int, ...]:
-    """Shape of a label of ``number`` atoms."""
-    shapes = {"energy": (), "forces": (number, 3), "stress": (3, 3), "dipole": (3,)}
-    return shapes.get(name, (number,))
-
-
 def _stored(atoms: Atoms, results: dict[str, Any], name: str) -> Any:
     """What a structure has under the name of a label; None: nothing."""
     if name == "charges":
@@ -360,7 +340,8 @@ def _stored(atoms: Atoms, results: dict[str, Any], name: str) -> Any:
     if name == "energy":
         found = results.get("energy", results.get("free_energy"))
         return _first(found, atoms.info, "energy")
-    return _first(results.get(name), atoms.arrays if name == "forces" else atoms.info, name)
+    per_atom = PROPERTY[name].per == "atom"
+    return _first(results.get(name), atoms.arrays if per_atom else atoms.info, name)
 
 
 def _first(found: Any, stored: dict[str, Any], *names: str) -> Any:
@@ -385,6 +366,3 @@ def _stress(value: Any) -> Array:
     if np.size(value) == 6:
         return _array("stress", value, (6,))[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
     return _array("stress", np.reshape(value, (3, 3)) if np.size(value) == 9 else value, (3, 3))
-
-
-assert set(LABELS) | {"total_charge"} == {entry.name for entry in fields(Labels)}

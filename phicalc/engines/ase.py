@@ -11,10 +11,9 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from numpy.typing import NDArray
 
 from phicalc import fields
-from phicalc.checks.conditions import external_field, name_spins, total_charge
+from phicalc.checks.conditions import name_spins
 from phicalc.checks.structure import (
     check_field,
-    check_finite,
     check_total_charge,
 )
 from phicalc.electrostatics.solvers.eigenbasis import spectrum
@@ -23,9 +22,9 @@ from phicalc.machine.device import resolve_device
 from phicalc.machine.modes import own_modes
 from phicalc.machine.threads import OneThread, OneThreadCalculator
 from phicalc.serving.committee import Consensus, consensus
-from phicalc.serving.evaluation import Evaluation, Evaluator
+from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator, conditions_of
 from phicalc.serving.model_file import LoadedModel, load_model
-from phicalc.serving.response import BORN, RESPONSE, refuse_field, refuse_undefined, response
+from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 
 Array = NDArray[np.float64]
 ModelSource = str | Path | LoadedModel
@@ -138,7 +137,7 @@ class PhiCalculator(OneThreadCalculator):
         self._threads = threads
         self._device = device
         self._consensus: Consensus | None = None
-        self._conditions = (0.0, np.zeros(3))
+        self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
         self._load(sources)
 
@@ -161,10 +160,7 @@ class PhiCalculator(OneThreadCalculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """ASE's list of changes since the last calculation, total charge and field included."""
         changes: list[str] = super().check_state(atoms, tol)
-        charge, field = self._conditions
-        if not changes and not (
-            self._total_charge(atoms) == charge and np.array_equal(self._field(atoms), field)
-        ):
+        if not changes and self._own_conditions(atoms) != self._conditions:
             changes = ["info"]
         return changes
 
@@ -199,10 +195,6 @@ class PhiCalculator(OneThreadCalculator):
         self._evaluations = []
         self._born = None
 
-    @property
-    def _last(self) -> Evaluation | None:
-        return self._evaluations[0] if self._evaluations else None
-
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -236,6 +228,7 @@ class PhiCalculator(OneThreadCalculator):
             assert self.atoms is not None
             found = response(self._evaluator, self._evaluations, asked, self.atoms)
             self._born = found.pop(BORN, self._born)
+            found.pop(POLARIZABILITY, None)
             self.results.update(found)
         self._seconds += time.perf_counter() - start
         for name in properties:
@@ -256,14 +249,13 @@ class PhiCalculator(OneThreadCalculator):
             # a new structure, or the old one after reset(): a restarted simulation must find the
             # same bits as one that went on
             self._evaluator.forget()
-        charge, field = self._total_charge(self.atoms), self._field(self.atoms)
+        conditions = self._own_conditions(self.atoms)
         if "numbers" in system_changes:
-            name_spins([self.atoms], [charge])
-        if field.any():
-            refuse_field(self.models, self.atoms, charge)
-        evaluations = self._evaluator(self.atoms, charge, field)
-        self._fill(evaluations, self.atoms)
-        self._conditions = (charge, field)
+            name_spins([self.atoms], [conditions.charge])
+        self._evaluations = self._evaluator(self.atoms, conditions)
+        self._consensus = consensus([done.result for done in self._evaluations])
+        self.results = self._consensus.mean.properties
+        self._conditions = conditions
 
     def conditions(self, atoms: Atoms) -> dict[str, Any]:
         """Entries of ``info`` that give this structure the total charge and field it has here.
@@ -278,25 +270,13 @@ class PhiCalculator(OneThreadCalculator):
         """
         found: dict[str, Any] = {}
         if atoms.info.get("charge", self.charge) is not None:
-            found["charge"] = self._total_charge(atoms)
+            found["charge"] = self._own_conditions(atoms).charge
         if atoms.info.get("external_field", self.field) is not None:
-            found["external_field"] = self._field(atoms)
+            found["external_field"] = self._own_conditions(atoms).field
         return found
 
-    def _field(self, atoms: Atoms) -> Array:
-        return external_field(atoms, self.field)
-
-    def _total_charge(self, atoms: Atoms) -> float:
-        return total_charge(atoms, self.charge)
-
-    def _fill(self, evaluations: list[Evaluation], atoms: Atoms) -> None:
-        """Means over the committee into ``results``, spreads into attributes."""
-        agreed = consensus([evaluation.output for evaluation in evaluations])
-        results = agreed.results(atoms.pbc)
-        check_finite(results)
-        self._consensus = agreed
-        self._evaluations = evaluations
-        self.results = results
+    def _own_conditions(self, atoms: Atoms) -> Conditions:
+        return conditions_of(atoms, self.charge, self.field)
 
     # --- beyond ASE's properties ----------------------------------------------------------------
 
@@ -314,15 +294,46 @@ class PhiCalculator(OneThreadCalculator):
         UnsupportedError
             The model has no Φ, with or without Coulomb, or nothing was calculated yet.
         """
-        potential = self._last_consensus().mean.get(fields.POTENTIAL)
+        potential = self._last_consensus().mean.potential
         if potential is None:
             raise UnsupportedError("no potential: expected a Φ head in each model, got one without")
         return potential.copy()
 
     @property
+    def features(self) -> list[Array]:
+        """Features (N, F) of the atoms after each message step, of the last structure.
+
+        Invariant under rotation and reflection: what people choose, cluster and compare
+        structures by. Of a committee, the first model's.
+
+        Raises
+        ------
+        UnsupportedError
+            A model file older than this, or nothing was calculated yet.
+        """
+        return list(self._evaluator.features(self._last_evaluation()))
+
+    @property
+    def polarizability(self) -> Array:
+        """Electronic polarisability (3, 3) in e·Å²/V of the last structure, ions clamped.
+
+        Of a crystal with the dielectric tensor ε∞, (ε∞ − 1) V / 4πk_e.
+
+        Raises
+        ------
+        PropertyNotImplementedError
+            The model, or the model and the structure, have none; says why.
+        ConvergenceError
+        """
+        self._last_evaluation()
+        assert self.atoms is not None
+        names = [POLARIZABILITY]
+        return response(self._evaluator, self._evaluations, names, self.atoms)[POLARIZABILITY]
+
+    @property
     def energy_terms(self) -> dict[str, float]:
         """The energy of the last structure by term, in eV: reference, network, zbl, phi, …"""
-        return dict(self._last_consensus().energy_terms)
+        return dict(self._last_consensus().mean.energy_terms)
 
     @property
     def energy_spread(self) -> float:
@@ -357,11 +368,8 @@ class PhiCalculator(OneThreadCalculator):
         UnsupportedError
             The model has no Φ head, or nothing was calculated yet.
         """
-        self._last_consensus()
-        if self._last is None:  # a copy carries results, but not what they were made from
-            self.calculate(self.atoms)
-        assert self._last is not None
-        graph, output = self._last.graph, self._last.output
+        last = self._last_evaluation()
+        graph, output = last.graph, last.output
         if fields.LAPLACIAN_WEIGHTS not in output:
             raise UnsupportedError(
                 "no spectrum: expected a Φ head in the first model, got one without"
@@ -373,6 +381,13 @@ class PhiCalculator(OneThreadCalculator):
             modes,
         )
         return Spectrum(eigenvalues.numpy(), coefficients.numpy())
+
+    def _last_evaluation(self) -> Evaluation:
+        """The first model's."""
+        self._last_consensus()
+        if not self._evaluations:  # a copy carries results, but not what they were made from
+            self.calculate(self.atoms)
+        return self._evaluations[0]
 
     def cache_info(self) -> dict[str, float | str]:
         """What was reused so far: neighbour lists, and the first model's electrostatics."""

@@ -1,11 +1,16 @@
 """What a model is made of, as a validated configuration."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from phicalc.electrostatics.solvers.charges import DENSE_LIMIT
+from phicalc.electrostatics.capabilities import (
+    DENSE_LIMIT,
+    FROM_SURROUNDINGS,
+    METALLIC,
+    HeadCapabilities,
+)
 
 
 class StrictModel(BaseModel):
@@ -51,6 +56,11 @@ class PhiConfig(StrictModel):
     )
     seed: int = Field(default=0, ge=0, description="of random edge weights")
 
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(potential=True, basis_size=self.basis_size)
+
 
 Accuracy = Annotated[
     float,
@@ -68,6 +78,16 @@ class QEqConfig(StrictModel):
     kind: Literal["qeq"] = "qeq"
     hardness: float = Field(default=10.0, gt=0, description="starting value of J in eV/e²")
     accuracy: Accuracy = 1e-7
+
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(
+            constrained=True,
+            coulomb=True,
+            alone_above=DENSE_LIMIT,
+            no_crystal_field=METALLIC,
+        )
 
 
 class SplitChargeConfig(StrictModel):
@@ -89,12 +109,34 @@ class SplitChargeConfig(StrictModel):
     coulomb: bool = Field(default=True, description="False leaves the Coulomb energy out, as in Φ")
     accuracy: Accuracy = 1e-7
 
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(
+            potential=True,
+            constrained=True,
+            coulomb=self.coulomb,
+            alone_above=DENSE_LIMIT,
+            no_crystal_field=FROM_SURROUNDINGS if self.base == "learned" else None,
+            formal_charges=self.formal_charges if self.base == "formal" else None,
+        )
+
 
 class LocalChargesConfig(StrictModel):
     """Charges straight from the features plus their Coulomb energy."""
 
     kind: Literal["local"] = "local"
     accuracy: Accuracy = 1e-7
+
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(
+            constrained=True,
+            coulomb=True,
+            alone_above=DENSE_LIMIT,
+            no_crystal_field=FROM_SURROUNDINGS,
+        )
 
 
 class PhiSpectralConfig(StrictModel):
@@ -110,6 +152,11 @@ class PhiSpectralConfig(StrictModel):
         default=0.1, gt=0, description="range of eigenvalues in e/V over which modes fade out"
     )
 
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(potential=True)
+
 
 class PooledConfig(StrictModel):
     """Baseline: a scalar energy from the mean features of a structure.
@@ -118,6 +165,11 @@ class PooledConfig(StrictModel):
     """
 
     kind: Literal["pooled"] = "pooled"
+
+    @property
+    def capabilities(self) -> HeadCapabilities:
+        """What may be asked of this head."""
+        return HeadCapabilities(charges=False)
 
 
 BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind")]
@@ -130,31 +182,6 @@ HeadConfig = Annotated[
     | PooledConfig,
     Field(discriminator="kind"),
 ]
-WITHOUT_COULOMB = (PhiConfig, PhiSpectralConfig, PooledConfig)
-DENSE_IN_BATCHES = ("qeq", "phi-coulomb", "local")
-
-
-CONSTRAINED = ("qeq", "phi-coulomb", "local")
-"""Heads whose charges sum to the total charge; those of Φ are neutral in every fragment."""
-
-
-def sums_coulomb(head: HeadConfig) -> bool:
-    """Whether a head needs Coulomb sums, which exist for molecules and bulk but not for slabs."""
-    return not isinstance(head, WITHOUT_COULOMB) and getattr(head, "coulomb", True)
-
-
-def alone_above(heads: Collection[str]) -> int | None:
-    """Atoms above which a structure is best evaluated by itself; None: never.
-
-    Heads with a matrix of all pairs of atoms do without it for one large structure, but not for
-    a batch of them, which takes time and memory of the square of the largest.
-
-    Parameters
-    ----------
-    heads
-        Their kinds.
-    """
-    return DENSE_LIMIT if any(kind in heads for kind in DENSE_IN_BATCHES) else None
 
 
 class ModelConfig(StrictModel):
@@ -182,6 +209,20 @@ class ModelConfig(StrictModel):
     )
     dtype: Literal["float32", "float64"] = "float32"
 
+    @property
+    def sums_coulomb(self) -> bool:
+        """Whether the energy depends on positions and cell beyond the edge vectors."""
+        return any(head.capabilities.coulomb for head in self.heads)
+
+    @property
+    def feels_field(self) -> bool:
+        """Whether there is one head that an electric field acts on, and it knows all of it.
+
+        Charges of Φ are a latent field without a Coulomb energy, and with feedback the head alone
+        does not know what the energy gains from its charges.
+        """
+        return self.sums_coulomb and len(self.heads) == 1 and not self.charge_feedback
+
     @classmethod
     def stored(cls, content: Mapping[str, Any]) -> "ModelConfig":
         """The configuration that a file holds: what it was written without is as it was then."""
@@ -192,21 +233,21 @@ class ModelConfig(StrictModel):
         kinds = [head.kind for head in self.heads]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"heads: expected at most one of each kind, got {', '.join(kinds)}")
-        if "phi" in kinds and "phi-coulomb" in kinds:
-            raise ValueError("heads: phi-coulomb contains phi; expected one of the two, got both")
-        constrained = [kind for kind in kinds if kind in CONSTRAINED]
+        able = {head.kind: head.capabilities for head in self.heads}
+        constrained = [kind for kind in kinds if able[kind].constrained]
         if len(constrained) > 1:
             raise ValueError(
-                f"heads: expected at most one of {', '.join(CONSTRAINED)}, got "
-                f"{', '.join(constrained)}: the charges of each sum to the total charge, so that "
-                "together they would carry it more than once; remove all but one"
+                f"heads: expected at most one whose charges sum to the total charge, got "
+                f"{', '.join(constrained)}: together they would carry it more than once; remove "
+                "all but one"
             )
-        if "phi-spectral" in kinds and ("phi" in kinds or "phi-coulomb" in kinds):
+        with_potential = [kind for kind in kinds if able[kind].potential]
+        if len(with_potential) > 1:
             raise ValueError(
-                "heads: expected phi-spectral, a baseline, in place of phi, got "
-                f"{', '.join(kinds)}: each has a potential of its own; remove one"
+                "heads: expected at most one with a potential of its own, got "
+                f"{', '.join(with_potential)}; remove all but one"
             )
-        if self.charge_feedback and not set(kinds) - {"pooled"}:
+        if self.charge_feedback and not any(head.charges for head in able.values()):
             raise ValueError(
                 "charge_feedback: expected a head with charges (phi, qeq, phi-coulomb, local), "
                 f"got heads: {', '.join(kinds) or 'none'}"

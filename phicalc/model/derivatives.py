@@ -112,13 +112,16 @@ class Differentiated(nn.Module):
             gradients.append(torch.zeros_like(variable) if gradient is None else gradient)
         return gradients
 
-    @torch.jit.export
     def energy(self, graph: Dict[str, Tensor]) -> Tensor:
         """The energies (B,) | eV alone, without their gradients."""
         output: Dict[str, Tensor] = self.potential(graph)
         return output[fields.ENERGY]
 
-    @torch.jit.export
+    def features(self, graph: Dict[str, Tensor]) -> List[Tensor]:
+        """Features (N, F) of the atoms after each message step, invariant under rotation."""
+        features: List[Tensor] = self.potential.atom_features(graph)
+        return [step.detach() for step in features]
+
     def response(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """MOMENT (1, 3), BORN_CHARGES and POLARISABILITY of one structure, exact, ions clamped.
 

@@ -14,7 +14,7 @@ from phicalc.electrostatics.electric_field import FieldResponse
 from phicalc.electrostatics.heads.atom_parameters import spread_excess
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.build import build_backbone, build_head
-from phicalc.model.config import ModelConfig, sums_coulomb
+from phicalc.model.config import ModelConfig
 from phicalc.model.contact import Contact
 from phicalc.model.feedback import ChargeFeedback
 from phicalc.model.zbl import CoreRepulsion
@@ -75,13 +75,8 @@ class Potential(nn.Module):
         )
         self.head_names: List[str] = [h.kind for h in config.heads]
         self.head_list = ", ".join(self.head_names) or "none"
-        # Whether the energy depends on positions and cell beyond the edge vectors.
-        self.needs_positions = any(sums_coulomb(h) for h in config.heads)
-        # An electric field acts on charges; those of Φ are a latent field without Coulomb energy,
-        # and with feedback the head alone does not know what the energy gains from them.
-        self.feels_field = (
-            self.needs_positions and len(config.heads) == 1 and not config.charge_feedback
-        )
+        self.needs_positions = config.sums_coulomb
+        self.feels_field = config.feels_field
         self.use_feedback = config.charge_feedback
         self.feedback = nn.ModuleList()
         if config.charge_feedback:
@@ -229,6 +224,15 @@ class Potential(nn.Module):
                 )
         return energies
 
+    def atom_features(self, graph: Dict[str, Tensor]) -> List[Tensor]:
+        """Node features (N, F) after each message step of the structures of a graph."""
+        index = self.species_index[graph[fields.SPECIES]]
+        edge_index = graph[fields.EDGE_INDEX]
+        depths = self.contact.depths(index, edge_index, graph[fields.EDGE_VECTORS])
+        gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
+        features: List[Tensor] = self.features(index, graph, gates)
+        return features
+
     def response(self, graph: Dict[str, Tensor]) -> FieldResponse:
         """Polarisation of one structure and its response to a field.
 
@@ -241,10 +245,7 @@ class Potential(nn.Module):
         if graph[fields.TOTAL_CHARGE].shape[0] != 1:
             raise UnsupportedError("expected one structure for a response, got a batch of several")
         index = self.species_index[graph[fields.SPECIES]]
-        edge_index = graph[fields.EDGE_INDEX]
-        depths = self.contact.depths(index, edge_index, graph[fields.EDGE_VECTORS])
-        gates = self.contact.edge_gates(depths, edge_index, index.shape[0])
-        features = self.features(index, graph, gates)
+        features = self.atom_features(graph)
         none = torch.zeros_like(graph[fields.CELL][0])
         response = FieldResponse(none[0], none[0], none)
         for head in self.heads:

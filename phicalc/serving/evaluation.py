@@ -1,13 +1,14 @@
-"""From structures to model outputs, one after another: checks, neighbours, caches, timing.
+"""The one way from a structure to a result: checks, graphs, caches, the model, finiteness.
 
-What a simulation reuses from step to step lives here; :mod:`phicalc.engines.ase` is ASE's view of
-it.
+The calculator, `predict`, `eval`, `bench` and the check of an export are doors to it. What a
+simulation reuses from step to step lives here too.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,24 +17,190 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.checks.structure import check_positions, check_separation, check_species
+from phicalc.checks.conditions import external_field, total_charge
+from phicalc.checks.structure import check_separation, check_structure, frames_of
 from phicalc.checks.support import check_support
 from phicalc.data.neighbours import NeighbourList, periodic_cell
+from phicalc.data.tensors import grouped, joined, structure_tensors
 from phicalc.electrostatics.solvers.eigenbasis import SolverCache
-from phicalc.errors import ConvergenceError
+from phicalc.errors import (
+    ConvergenceError,
+    DataError,
+    StructureError,
+    UnsupportedError,
+)
 from phicalc.machine.allocator import keep_freed_memory
 from phicalc.machine.modes import own_modes
 from phicalc.machine.threads import OneThread
-from phicalc.serving.model_file import LoadedModel
+from phicalc.serving.metadata import ModelMetadata
+from phicalc.serving.result import Result, results_of
 
 Graph = dict[str, Tensor]
+Array = NDArray[np.float64]
+
+
+class Model(Protocol):
+    """A function from graphs to tensors, and what may be asked of it."""
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What it says about itself."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def __call__(self, graph: Graph) -> Graph:
+        """Energies, forces and the rest by the names of :mod:`phicalc.fields`."""
+
+    def response(self, graph: Graph) -> Graph:
+        """MOMENT, BORN_CHARGES and POLARISABILITY of one structure."""
+
+    def features(self, graph: Graph) -> list[Tensor]:
+        """Features (N, F) of the atoms after each message step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What a structure is in: total charge | e and electric field (3,) | V/Å."""
+
+    charge: float
+    field: Array
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Conditions)
+            and self.charge == other.charge
+            and np.array_equal(self.field, other.field)
+        )
+
+
+def conditions_of(
+    atoms: Atoms, charge: float | None = None, field: Array | None = None
+) -> Conditions:
+    """Those that a structure names, else those given, else none."""
+    return Conditions(total_charge(atoms, charge), external_field(atoms, field))
+
+
+def admit(models: Sequence[Model], atoms: Atoms, conditions: Conditions) -> None:
+    """A sound structure that each of the models may be asked about.
+
+    Raises
+    ------
+    StructureError
+        It is unsound.
+    UnsupportedError
+        Unknown elements; a total charge, periodicity or field that a model was not made for.
+    """
+    elements = set.intersection(*(set(model.metadata.elements) for model in models))
+    check_structure(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, elements)
+    for model in models:
+        known = model.metadata
+        check_support(
+            conditions.charge,
+            atoms.pbc,
+            known.capabilities.total_charge,
+            known.capabilities.partial_pbc,
+            len(atoms),
+            known.charge_range,
+        )
+    if conditions.field.any():
+        reason = field_obstacle(models, atoms, conditions.charge)
+        if reason is not None:
+            raise UnsupportedError(f"no electric field for this model and structure: {reason}")
+
+
+def field_obstacle(models: Sequence[Model], atoms: Atoms, charge: float) -> str | None:
+    """Why one of the models has no polarisation to speak of for this structure."""
+    for model in models:
+        able = model.metadata.capabilities
+        reason = able.field_obstacle(atoms.numbers.tolist(), bool(atoms.pbc.any()), charge)
+        if reason is not None:
+            return reason
+    return None
+
+
+@contextmanager
+def naming(numbers: Sequence[int]) -> Iterator[None]:
+    """Errors inside are about these frames, which follow one another; they say so."""
+    try:
+        yield
+    except (StructureError, UnsupportedError, ConvergenceError, DataError) as error:
+        raise type(error)(f"{frames_of(numbers)}: {error}") from error
+
+
+def evaluate_many(
+    model: Model,
+    frames: Sequence[Atoms],
+    conditions: Sequence[Conditions],
+    batch_size: int,
+    features: bool = False,
+) -> Iterator[list[Result]]:
+    """Results of structures that were admitted, a batch at a time.
+
+    Large structures are evaluated one by one where the model has a head that is faster so.
+
+    Raises
+    ------
+    StructureError, ConvergenceError, UnsupportedError
+        The message names the frames, from 0.
+    """
+    run: list[list[int]] = []
+    # heads that cannot feel a field refuse a batch in which one structure is in one
+    for number, own in enumerate(conditions):
+        if not run or bool(own.field.any()) != bool(conditions[run[-1][-1]].field.any()):
+            run.append([])
+        run[-1].append(number)
+    for numbers in run:
+        sizes = [len(frames[number]) for number in numbers]
+        for group in grouped(sizes, batch_size, model.metadata.capabilities.alone_above):
+            yield _evaluate_batch(
+                model, frames, conditions, numbers[group.start : group.stop], features
+            )
+
+
+def _evaluate_batch(
+    model: Model,
+    frames: Sequence[Atoms],
+    conditions: Sequence[Conditions],
+    numbers: Sequence[int],
+    features: bool,
+) -> list[Result]:
+    graphs = []
+    for number in numbers:
+        with naming([number]):
+            charge = conditions[number].charge
+            graph = structure_tensors(frames[number], model.metadata.cutoff, charge)
+            if conditions[number].field.any():
+                graph[fields.FIELD] = torch.from_numpy(conditions[number].field[None])
+            if graph[fields.EDGE_VECTORS].numel():
+                distances = graph[fields.EDGE_VECTORS].norm(dim=1)
+                sender, receiver = graph[fields.EDGE_INDEX][:, int(distances.argmin())].tolist()
+                check_separation(float(distances.min()), (sender, receiver))
+            graphs.append(graph)
+    on_device = {name: value.to(model.device) for name, value in joined(graphs).items()}
+    with naming(numbers):
+        output = {name: value.cpu() for name, value in model(on_device).items()}
+        steps = [step.cpu() for step in model.features(on_device)] if features else []
+    results = results_of([frames[number] for number in numbers], output)
+    found: list[Result] = []
+    first = 0
+    for number in numbers:
+        with naming([number]):
+            result = next(results)
+        rows = slice(first, first + len(frames[number]))
+        first = rows.stop
+        if features:
+            result = replace(result, features=tuple(step[rows].numpy() for step in steps))
+        found.append(result)
+    return found
 
 
 @dataclass
 class _Member:
     """One model and where its next electrostatic solve may start from."""
 
-    model: LoadedModel
+    model: Model
     cache: SolverCache
     charges: SolverCache
     """Of charges that are equilibrated, where the other is of the potential φ."""
@@ -50,6 +217,7 @@ class Evaluation:
 
     graph: Graph
     output: Graph
+    result: Result
 
 
 class Evaluator:
@@ -57,7 +225,7 @@ class Evaluator:
 
     Parameters
     ----------
-    models : sequence of LoadedModel
+    models : sequence of Model
         All on one device; those of one cutoff share a neighbour list.
     skin : float
         Å added to the cutoff when a neighbour list is built.
@@ -68,17 +236,16 @@ class Evaluator:
     """
 
     def __init__(
-        self, models: Sequence[LoadedModel], skin: float, cache: bool, threads: int | None
+        self, models: Sequence[Model], skin: float, cache: bool, threads: int | None
     ) -> None:
         self.models = list(models)
         self.device = models[0].device
         self.cache = cache
         self.threads = threads
         self._members = [
-            _Member(model, SolverCache(model.metadata.basis_size), SolverCache(0))
+            _Member(model, SolverCache(model.metadata.capabilities.basis_size), SolverCache(0))
             for model in models
         ]
-        self._elements = set.intersection(*(set(model.metadata.elements) for model in models))
         self._lists = {
             cutoff: NeighbourList(cutoff, skin)
             for cutoff in {model.metadata.cutoff for model in models}
@@ -89,39 +256,28 @@ class Evaluator:
         self._evaluations = 0
         self._thread = OneThread()
 
-    def __call__(
-        self, atoms: Atoms, charge: float, field: NDArray[np.float64] | None = None
-    ) -> list[Evaluation]:
-        """Evaluate every model on one structure of total charge | e in a field (3,) | V/Å.
+    def __call__(self, atoms: Atoms, conditions: Conditions) -> list[Evaluation]:
+        """Evaluate every model on one structure.
 
         Raises
         ------
         StructureError, UnsupportedError
-            The structure is unsound, or not one for these models; or another thread is evaluating.
+            The structure is unsound, or not one for these models; or another thread is evaluating;
+            or a model gives NaN for it.
         ConvergenceError
             The electrostatic solve did not converge.
         """
         if self._evaluations == 0 and self.device.type == "cpu":
             keep_freed_memory()
-        for model in self.models:
-            known = model.metadata
-            check_support(
-                charge,
-                atoms.pbc,
-                known.supports_total_charge,
-                known.supports_partial_pbc,
-                len(atoms),
-                known.charge_range,
-            )
-        # inference mode, for one, would make tensors that no gradient can ever be taken through
-        with self._thread.working(), _threads(self.threads), own_modes():
+        admit(self.models, atoms, conditions)
+        with self._working():
             self._set_species(atoms)
             edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
-            shared = self._structure_tensors(atoms, charge)
-            if field is not None and field.any():
-                shared[fields.FIELD] = torch.from_numpy(field[None]).to(self.device)
+            shared = self._structure_tensors(atoms, conditions.charge)
+            if conditions.field.any():
+                shared[fields.FIELD] = torch.from_numpy(conditions.field[None]).to(self.device)
             evaluations = [
-                self._evaluate(member, {**shared, **edges[member.model.metadata.cutoff]})
+                self._evaluate(member, atoms, {**shared, **edges[member.model.metadata.cutoff]})
                 for member in self._members
             ]
         self._evaluations += 1
@@ -129,10 +285,24 @@ class Evaluator:
 
     def responses(self, evaluations: Sequence[Evaluation]) -> list[Graph]:
         """Each model's MOMENT, BORN_CHARGES and POLARISABILITY of what was just evaluated."""
-        with self._thread.working(), _threads(self.threads), own_modes():
+        with self._working():
             pairs = zip(self.models, evaluations, strict=True)
             outputs = [model.response(done.graph) for model, done in pairs]
         return [{name: value.cpu() for name, value in output.items()} for output in outputs]
+
+    def features(self, evaluation: Evaluation) -> tuple[Array, ...]:
+        """The first model's features (N, F) after each message step of what was evaluated."""
+        with self._working():
+            return tuple(step.cpu().numpy() for step in self.models[0].features(evaluation.graph))
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """One thread, with the number of torch threads that was asked for, in our own modes.
+
+        Inference mode, for one, would make tensors that no gradient can ever be taken through.
+        """
+        with self._thread.working(), _threads(self.threads), own_modes():
+            yield
 
     def forget(self) -> None:
         """Drop neighbour lists and solver history: the next result depends on its input alone."""
@@ -146,8 +316,6 @@ class Evaluator:
         numbers = atoms.numbers
         if self._species is not None and np.array_equal(numbers, self._species):
             return
-        check_positions(atoms.positions)
-        check_species(numbers, self._elements)
         self._species = numbers.copy()
         species = torch.from_numpy(self._species).long()
         self._per_atom = {
@@ -178,7 +346,7 @@ class Evaluator:
         self._seconds["neighbours"] += time.perf_counter() - start
         return edges
 
-    def _evaluate(self, member: _Member, graph: Graph) -> Evaluation:
+    def _evaluate(self, member: _Member, atoms: Atoms, graph: Graph) -> Evaluation:
         start = time.perf_counter()
         graph.update(self._electrostatics_state(member, graph))
         prepared = time.perf_counter()
@@ -192,7 +360,8 @@ class Evaluator:
         self._learn(member, graph, on_device)
         self._seconds["model"] += evaluated - prepared
         self._seconds["electrostatics"] += time.perf_counter() - evaluated + prepared - start
-        return Evaluation(graph, output)
+        (result,) = results_of([atoms], output)
+        return Evaluation(graph, output, result)
 
     def _electrostatics_state(self, member: _Member, graph: Graph) -> Graph:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""

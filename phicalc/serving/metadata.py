@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ase.data import chemical_symbols
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from phicalc import __version__
 from phicalc.checks.support import ChargeRange
 from phicalc.errors import ModelFileError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
+from phicalc.model.config import ModelConfig
+from phicalc.serving.capabilities import Capabilities, combined
 
 FORMAT_VERSION: Final = 1
 """Raised by one whenever an older phicalc could misread a newer file."""
@@ -102,6 +104,14 @@ def _torch_version() -> str:
     return str(torch.__version__)
 
 
+_FORMER: Final = {
+    "supports_total_charge": "total_charge",
+    "supports_partial_pbc": "partial_pbc",
+    "basis_size": "basis_size",
+}
+"""Keys of files from before capabilities."""
+
+
 class ModelMetadata(BaseModel):
     """What a model file says about itself, readable without loading the network."""
 
@@ -115,14 +125,14 @@ class ModelMetadata(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     backbone: str = Field(default="", description="message-passing network, e.g. painn")
     heads: list[str] = Field(default=[], description="electrostatics heads, e.g. phi")
-    supports_total_charge: bool = False
-    supports_partial_pbc: bool = Field(default=True, description="slabs and wires")
+    capabilities: Capabilities = Field(
+        default=Capabilities(), description="what may be asked of it; older files get theirs here"
+    )
     devices: list[str] = Field(
         default=["cpu"],
         description="kinds of device that it computes on; files that do not say so are older, and "
         "their heads make tensors on the CPU wherever the others are",
     )
-    basis_size: int = Field(default=16, ge=0, description="Laplacian eigenvectors to keep cached")
     parameters: int = Field(default=0, ge=0, description="number of learned parameters")
     units: dict[str, str] = Field(default_factory=lambda: dict(UNITS))
     config: dict[str, Any] = Field(default={}, description="the model's configuration")
@@ -132,6 +142,22 @@ class ModelMetadata(BaseModel):
     data_licence: str = Field(
         default="", description="licence and attribution of the training data"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _capabilities_of_older_files(cls, content: Any) -> Any:
+        """A file that does not say what may be asked of it says what it was made of."""
+        if not isinstance(content, dict) or "capabilities" in content:
+            return content
+        made_of = content.get("config") or {
+            "heads": [{"kind": kind} for kind in content.get("heads", [])]
+        }
+        said = {name: content[key] for key, name in _FORMER.items() if key in content}
+        try:
+            known = combined(ModelConfig.stored(made_of)).model_dump()
+        except ValidationError:  # made of what is not ours
+            known = {}
+        return {**content, "capabilities": {**known, "total_charge": False, **said}}
 
     @property
     def symbols(self) -> list[str]:

@@ -1,26 +1,35 @@
 """The training configuration: one YAML file, validated before anything is read or computed."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from ase.data import atomic_numbers
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from phicalc import fields
 from phicalc.errors import ConfigError
 from phicalc.model.config import ModelConfig, StrictModel
 
-Property = Literal["energy", "forces", "stress", "charges", "dipole"]
-PROPERTIES: tuple[Property, ...] = ("energy", "forces", "stress", "charges", "dipole")
-assert PROPERTIES == (
-    fields.ENERGY,
-    fields.FORCES,
-    fields.STRESS,
-    fields.CHARGES,
-    fields.DIPOLE,
-)
+
+def _label(name: str) -> str:
+    if name not in fields.LABELS:
+        raise ValueError(f"expected one of {', '.join(fields.LABELS)}, got {name!r}")
+    return name
+
+
+Property = Annotated[str, AfterValidator(_label)]
+"""A name of :data:`phicalc.fields.LABELS`."""
 
 
 class Section(StrictModel):
@@ -127,34 +136,42 @@ class DataConfig(Section):
         return self
 
 
-class LossWeights(Section):
+def _by_label(kind: str, defaults: Mapping[str, float | None], **limits: Any) -> type[Section]:
+    """A section with a number for each label."""
+    described: dict[str, Any] = {
+        name: (float, Field(default=default, description=_described(kind, name), **limits))
+        for name, default in defaults.items()
+    }
+    return create_model(f"_{kind}", __base__=Section, **described)
+
+
+def _described(kind: str, name: str) -> str:
+    row = fields.PROPERTY[name]
+    if kind == "Deltas":
+        return row.loss_unit
+    return f"of the {name.replace('_', ' ')}{' per atom' if name == fields.ENERGY else ''}"
+
+
+_Weights: Any = _by_label("Weights", {n: fields.PROPERTY[n].weight for n in fields.LABELS}, ge=0)
+_Deltas: Any = _by_label("Deltas", {n: fields.PROPERTY[n].delta for n in fields.LABELS}, gt=0)
+
+
+class LossWeights(_Weights):
     """Weight of each property in the loss; above zero, some training structures need its label.
 
-    The mean that is weighted runs over all structures of a batch: a label counts the same whether
-    others of its batch have one, and a missing one as met.
+    The mean that is weighted runs over all components of all structures of a batch: a label counts
+    the same whether others of its batch have one, and a missing one as met.
     """
-
-    energy: float = Field(default=100.0, ge=0, description="of the energy per atom")
-    forces: float = Field(default=1.0, ge=0, description="of the force components")
-    stress: float = Field(default=0.0, ge=0, description="of the nine stress components")
-    charges: float = Field(default=0.0, ge=0, description="of the atomic charges")
-    dipole: float = Field(default=0.0, ge=0, description="of the dipole components")
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> "LossWeights":
-        if not any(getattr(self, name) > 0 for name in PROPERTIES):
+        if not any(getattr(self, name) > 0 for name in fields.LABELS):
             raise ValueError("expected at least one weight above zero")
         return self
 
 
-class LossDeltas(Section):
+class LossDeltas(_Deltas):
     """Where the Huber loss turns from quadratic to linear, in the property's own unit."""
-
-    energy: float = Field(default=0.01, gt=0, description="eV/atom")
-    forces: float = Field(default=0.1, gt=0, description="eV/Å")
-    stress: float = Field(default=0.002, gt=0, description="eV/Å³")
-    charges: float = Field(default=0.1, gt=0, description="e")
-    dipole: float = Field(default=0.5, gt=0, description="e·Å")
 
 
 class LossConfig(Section):
@@ -173,7 +190,7 @@ class LossConfig(Section):
     @property
     def properties(self) -> tuple[Property, ...]:
         """The properties that are trained on, in canonical order."""
-        return tuple(name for name in PROPERTIES if getattr(self.weights, name) > 0)
+        return tuple(name for name in fields.LABELS if getattr(self.weights, name) > 0)
 
 
 class OptimizerConfig(Section):

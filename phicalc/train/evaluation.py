@@ -1,69 +1,34 @@
 """A saved model against a file of structures: the ground under ``phicalc eval``."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from ase import Atoms
 from torch import Tensor
 
-from phicalc.checks.structure import check_structure
-from phicalc.checks.support import ChargeRange, check_support
+from phicalc import fields
 from phicalc.data.read import check_labels, total_charge_of
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import file_sha256, prepare_folder
 from phicalc.machine.modes import own_modes
-from phicalc.model.checkpoint import Checkpoint, load_checkpoint
-from phicalc.model.config import alone_above, sums_coulomb
+from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
-from phicalc.serving.metadata import ChargesSeen, charge_range
+from phicalc.serving.eager import EagerModel
+from phicalc.serving.evaluation import Conditions, Model, admit, naming
+from phicalc.serving.export import describe
+from phicalc.serving.metadata import Provenance
 from phicalc.serving.model_file import load_model
-from phicalc.train.config import PROPERTIES, Property
+from phicalc.train.config import Property
 from phicalc.train.dataset import graphs_of, read_without
 from phicalc.train.labels import labels_somewhere, require_defined
 from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
 from phicalc.train.report import write_errors, write_parity_plot
 
 
-@dataclass(frozen=True)
-class Evaluable:
-    """What an evaluation needs to know of a model.
-
-    Attributes
-    ----------
-    predict
-        From graph to outputs.
-    cutoff
-        r_c in Å.
-    elements
-        Atomic numbers that it knows.
-    device
-        Where it computes.
-    name
-        For the report.
-    alone_above
-        Atoms above which a structure is best evaluated by itself; None: never.
-    supports_total_charge, supports_partial_pbc
-        Whether it may be given ions, and slabs and wires.
-    charges
-        Total charges that it was trained on and is told of; None: any.
-    """
-
-    predict: Predict
-    cutoff: float
-    elements: Sequence[int]
-    device: torch.device
-    name: str
-    alone_above: int | None = None
-    supports_total_charge: bool = True
-    supports_partial_pbc: bool = True
-    charges: ChargeRange | None = None
-
-
-def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
+def open_model(path: str | Path, device: str = "auto") -> Model:
     """Open an exported model file or a training checkpoint.
 
     A checkpoint is given the ions that it may have been trained on, told of their charge or not.
@@ -75,44 +40,19 @@ def open_evaluable(path: str | Path, device: str = "auto") -> Evaluable:
     """
     path, target = Path(path), resolve_device(device)
     kind = "a phicalc model or checkpoint"
-    if not holds_program(sound_parts(read_whole(path, kind), str(path), kind)):
-        checkpoint = load_checkpoint(path)
-        module = Differentiated(checkpoint.potential).to(target).eval().requires_grad_(False)
-        config = checkpoint.config
-        return Evaluable(
-            module,
-            config.cutoff,
-            checkpoint.elements,
-            target,
-            path.name,
-            alone_above([head.kind for head in config.heads]),
-            supports_partial_pbc=not any(map(sums_coulomb, config.heads)),
-            charges=_charges_of(checkpoint) if config.total_charge else None,
-        )
-    model = load_model(path, target)
-    about = model.metadata
-    return Evaluable(
-        model,
-        about.cutoff,
-        about.elements,
-        target,
-        path.name,
-        model.alone_above,
-        about.supports_total_charge,
-        about.supports_partial_pbc,
-        about.charge_range,
-    )
-
-
-def _charges_of(checkpoint: Checkpoint) -> ChargeRange | None:
-    """What the record of a checkpoint's training allows; None where there is none."""
-    noted = (checkpoint.extra.get("provenance") or {}).get("charges")
-    seen = None if noted is None else ChargesSeen.model_validate(noted)
-    return charge_range(seen, checkpoint.config.charge_embedding)
+    if holds_program(sound_parts(read_whole(path, kind), str(path), kind)):
+        return load_model(path, target)
+    checkpoint = load_checkpoint(path)
+    noted = checkpoint.extra.get("provenance") or {}
+    charges = noted.get("charges") if checkpoint.config.total_charge else None
+    known = describe(checkpoint.potential, Provenance(charges=charges))
+    able = known.capabilities.model_copy(update={"total_charge": True})
+    module = Differentiated(checkpoint.potential).to(target).eval().requires_grad_(False)
+    return EagerModel(module, known.model_copy(update={"capabilities": able}), target)
 
 
 def evaluate_file(
-    model: str | Path | Evaluable,
+    model: str | Path | Model,
     data: str | Path,
     directory: str | Path | None = None,
     *,
@@ -128,7 +68,7 @@ def evaluate_file(
     Parameters
     ----------
     model
-        An exported model, a training checkpoint, or anything else as an :class:`Evaluable`.
+        An exported model or a training checkpoint, or what was opened of one.
     data
         Structures, extxyz(.gz) or any ASE format.
     directory
@@ -172,7 +112,7 @@ def evaluate_file(
         raise type(error)(f"{path}{note}: {error}") from None
     if directory is not None:
         about: dict[str, object] = {
-            "model": model.name if isinstance(model, Evaluable) else Path(model).name,
+            "model": Path(model).name if isinstance(model, str | Path) else "opened already",
             "data": path.name,
             "data_sha256": file_sha256(path),
         }
@@ -188,7 +128,7 @@ def evaluate_file(
 
 @own_modes()
 def evaluate_structures(
-    model: str | Path | Evaluable,
+    model: str | Path | Model,
     frames: Sequence[Atoms],
     *,
     properties: Sequence[Property] | None = None,
@@ -206,20 +146,22 @@ def evaluate_structures(
     keep_values
         Also return all reference and predicted values.
     """
-    evaluable = model if isinstance(model, Evaluable) else open_evaluable(model, device)
+    opened = open_model(model, device) if isinstance(model, str | Path) else model
     wanted = tuple(properties) if properties is not None else labels_somewhere(frames)
     if not wanted:
         raise DataError("no label is present in any frame, so nothing can be compared")
     check_labels(frames, set(wanted), partial=wanted)
     require_defined(frames, wanted)
-    _check_structures(frames, evaluable)
+    for number, atoms in enumerate(frames):
+        with naming([number]):
+            admit([opened], atoms, Conditions(total_charge_of(atoms), np.zeros(3)))
     return evaluate(
-        _finite(evaluable.predict),
-        graphs_of(frames, evaluable.cutoff, wanted),
+        _finite(opened),
+        graphs_of(frames, opened.metadata.cutoff, wanted),
         properties=properties,
         batch_size=batch_size,
-        alone_above=evaluable.alone_above,
-        device=evaluable.device,
+        alone_above=opened.metadata.capabilities.alone_above,
+        device=opened.device,
         keep_values=keep_values,
         advance=advance,
     )
@@ -230,7 +172,7 @@ def _finite(predict: Predict) -> Predict:
 
     def checked(graph: Graph) -> Mapping[str, Tensor]:
         output = predict(graph)
-        bad = [n for n in PROPERTIES if n in output and not bool(output[n].isfinite().all())]
+        bad = [n for n in fields.LABELS if n in output and not bool(output[n].isfinite().all())]
         if bad:
             raise StructureError(
                 f"the model gives NaN or infinity for {', '.join(bad)}; look for atoms much too "
@@ -239,21 +181,3 @@ def _finite(predict: Predict) -> Predict:
         return output
 
     return checked
-
-
-def _check_structures(frames: Sequence[Atoms], model: Evaluable) -> None:
-    for number, atoms in enumerate(frames):
-        try:
-            cell, pbc = atoms.cell.array, atoms.pbc
-            check_structure(atoms.numbers, atoms.positions, cell, pbc, model.elements)
-            charge = total_charge_of(atoms)
-            check_support(
-                charge,
-                pbc,
-                model.supports_total_charge,
-                model.supports_partial_pbc,
-                len(atoms),
-                model.charges,
-            )
-        except (StructureError, UnsupportedError) as error:
-            raise type(error)(f"frame {number}: {error}") from None

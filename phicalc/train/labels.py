@@ -9,19 +9,13 @@ from phicalc.data.graph_file import tensors_of
 from phicalc.data.read import has_label, is_defined, labels_in_some
 from phicalc.errors import DataError
 from phicalc.geometric import Data
-from phicalc.train.config import PROPERTIES, Property
-
-UNDEFINED_FOR = {
-    fields.STRESS: "not periodic in three directions",
-    fields.DIPOLE: "periodic",
-}
-"""Structures for which a label means nothing."""
+from phicalc.train.config import Property
 
 
 def labels_somewhere(frames: Sequence[Atoms]) -> tuple[Property, ...]:
     """Properties that at least one structure has a label for that is defined for it."""
     present = labels_in_some(frames)
-    return tuple(name for name in PROPERTIES if name in present)
+    return tuple(name for name in fields.LABELS if name in present)
 
 
 def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> None:
@@ -33,8 +27,8 @@ def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> 
         shown = ", ".join(map(str, undefined[:10])) + (", …" if len(undefined) > 10 else "")
         raise DataError(
             f"no {name} is defined for the periodicity of frames {shown}, which are "
-            f"{UNDEFINED_FOR[name]}, and no other frame has one; train without {name}, or add "
-            "structures that have one"
+            f"{fields.PROPERTY[name].undefined_for}, and no other frame has one; train without "
+            f"{name}, or add structures that have one"
         )
 
 
@@ -69,6 +63,9 @@ def describe_labels(
     for name, count in labelled.items():
         part = f"{name} {count} of {structures}"
         if name in ignored:
-            part += f" ({ignored[name]} ignored on structures that are {UNDEFINED_FOR[name]})"
+            part += (
+                f" ({ignored[name]} ignored on structures that are "
+                f"{fields.PROPERTY[name].undefined_for})"
+            )
         parts.append(part)
     return ", ".join(parts)

@@ -44,17 +44,6 @@ def atoms_per_structure(graph: Mapping[str, Tensor]) -> Tensor:
     return torch.bincount(graph[fields.BATCH], minlength=structures).double()
 
 
-def component_count(name: str, structures: int, atoms: int) -> int:
-    """Number of scalar components of a property in a batch."""
-    return {
-        fields.ENERGY: structures,
-        fields.FORCES: 3 * atoms,
-        fields.STRESS: 9 * structures,
-        fields.CHARGES: atoms,
-        fields.DIPOLE: 3 * structures,
-    }[name]
-
-
 def summed_losses(differences: Mapping[str, Tensor], config: LossConfig) -> dict[str, Tensor]:
     """Unweighted loss of every property, summed over its components.
 
@@ -84,7 +73,7 @@ def joint_loss(
     count structures without a label too, so that a label pulls alike whatever its batch lacks.
     """
     terms = [
-        getattr(config.weights, name) * value / component_count(name, structures, atoms)
+        getattr(config.weights, name) * value / fields.PROPERTY[name].size(structures, atoms)
         for name, value in sums.items()
     ]
     return torch.stack(terms).sum()

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.checks.structure import frames_of
-from phicalc.data.graph import collate, graph_dict, grouped
+from phicalc.data.graph import collate, graph_dict
 from phicalc.data.graph_file import tensors_of
 from phicalc.data.reference import fit_reference_energies
+from phicalc.data.tensors import grouped
 from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
 from phicalc.geometric import Data
 from phicalc.serving.metadata import ErrorSummary
-from phicalc.train.config import PROPERTIES, Property
+from phicalc.train.config import Property
 from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import atoms_per_structure, residuals
 
@@ -26,14 +27,7 @@ Predict = Callable[[Graph], Mapping[str, Tensor]]
 
 ENERGY_PER_ATOM = "energy_per_atom"
 WORST_LISTED = 5
-UNITS = {
-    ENERGY_PER_ATOM: "eV/atom",
-    fields.ENERGY: "eV",
-    fields.FORCES: "eV/Å",
-    fields.STRESS: "eV/Å³",
-    fields.CHARGES: "e",
-    fields.DIPOLE: "e·Å",
-}
+UNITS = {ENERGY_PER_ATOM: "eV/atom", **{row.name: row.unit for row in fields.PROPERTIES}}
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ class ErrorSums:
     ``table`` has one row per property and one per element, of columns count, Σ|r| and Σr².
     """
 
-    ROWS = (ENERGY_PER_ATOM, *PROPERTIES)
+    ROWS = (ENERGY_PER_ATOM, *fields.LABELS)
 
     def __init__(self, device: torch.device) -> None:
         rows = len(self.ROWS) + len(chemical_symbols)
@@ -135,7 +129,9 @@ def _error(row: Sequence[float], unit: str) -> ErrorSummary:
 
 def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
     """The properties for which some graph bears a label."""
-    return tuple(name for name, count in labelled_structures(graphs, PROPERTIES).items() if count)
+    return tuple(
+        name for name, count in labelled_structures(graphs, fields.LABELS).items() if count
+    )
 
 
 def batches(

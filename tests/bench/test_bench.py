@@ -76,10 +76,10 @@ def test_untrained_model_leaves_the_random_state_alone():
     before = torch.random.get_rng_state()
     one = untrained_model(ModelConfig(backbone=SMALL), [1, 8], seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)
-    weights = list(one.module.parameters())
+    weights = list(one.weights().values())
     for seed, same in ((1, True), (2, False)):
         other = untrained_model(ModelConfig(backbone=SMALL), [1, 8], seed=seed)
-        pairs = zip(weights, other.module.parameters(), strict=True)
+        pairs = zip(weights, other.weights().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs) == same
 
 

@@ -87,7 +87,7 @@ def water_steps(number: int) -> list[Step]:
 
     def record() -> None:
         frames.append(dynamics.atoms.copy())
-        source.append(calculator._last.output[fields.SOURCE].clone())
+        source.append(calculator._last_evaluation().output[fields.SOURCE].clone())
 
     dynamics.attach(record)
     dynamics.run(number - 1)

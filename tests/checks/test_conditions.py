@@ -10,7 +10,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from typer.testing import CliRunner
 
-from phicalc import PhiCalculator, conditions, predict
+from phicalc import PhiCalculator, predict
+from phicalc.checks import conditions
 from phicalc.cli import app
 from phicalc.data.read import check_labels, total_charge_of
 from phicalc.errors import DataError, StructureError, UnusedWarning

@@ -7,9 +7,10 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from phicalc import fields
-from phicalc.data.graph import average_neighbours, collate, graph_dict, grouped, to_graph
+from phicalc.data.graph import average_neighbours, collate, graph_dict, to_graph
 from phicalc.data.neighbours import build_neighbours
 from phicalc.data.read import Labels
+from phicalc.data.tensors import grouped
 from phicalc.errors import DataError, StructureError
 
 CUTOFF = 4.0

@@ -20,7 +20,7 @@ from ase.md.verlet import VelocityVerlet
 from phicalc import fields
 from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import StructureError
-from phicalc.serving.evaluation import Evaluator
+from phicalc.serving.evaluation import Evaluator, conditions_of
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from tests.reference_models import small_metadata, small_potential
 
@@ -74,14 +74,15 @@ def test_another_molecule_of_equal_size_starts_cold():
     for name in ("CH3CH2OH", "CH3OCH3", "CH3CH2OH"):
         atoms = build_molecule(name)
         fresh = Evaluator([model], skin=1.0, cache=True, threads=None)
-        (expected,), (found,) = fresh(atoms, 0.0), evaluator(atoms, 0.0)
+        conditions = conditions_of(atoms)
+        (expected,), (found,) = fresh(atoms, conditions), evaluator(atoms, conditions)
         for key in (fields.ENERGY, fields.FORCES, fields.CHARGES):
             assert torch.equal(found.output[key], expected.output[key])
         assert fields.CHARGE_GUESS not in found.graph
         iterations = fresh.cache_info()["solver_last_iterations"]
         assert evaluator.cache_info()["solver_last_iterations"] == iterations > 1
         total += iterations
-        (again,) = evaluator(atoms, 0.0)  # the same structure once more is solved already
+        (again,) = evaluator(atoms, conditions)  # the same structure once more is solved already
         assert evaluator.cache_info()["solver_last_iterations"] == 0
         assert fields.CHARGE_GUESS in again.graph
     info = evaluator.cache_info()

@@ -15,7 +15,7 @@ from phicalc.machine.archive import sound_parts
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.serving.export import describe, export
 from phicalc.serving.model_file import load_model, model_bytes
-from phicalc.train.evaluation import open_evaluable
+from phicalc.train.evaluation import open_model
 from phicalc.workflows.md.checkpoint import Checkpoint, read_structure
 from tests.reference_models import small_potential
 
@@ -132,7 +132,7 @@ def test_every_door_refuses_a_file_cut_short(tmp_path, door, end):
     doors = {
         "load": load_model,
         "export": lambda source: export(source, tmp_path / "new.pt"),
-        "eval": open_evaluable,
+        "eval": open_model,
     }
     with pytest.raises(ModelFileError, match=f"^{path}: expected a phicalc .* archive"):
         doors[door](path)

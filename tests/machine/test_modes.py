@@ -63,7 +63,7 @@ def everything(content: bytes) -> list[np.ndarray]:
         atoms.calc = PhiCalculator(model, device="cpu")
         found += [atoms.get_forces(), atoms.get_stress(), atoms.get_charges()]
         found.append(np.array(list(atoms.calc.energy_terms.values())))
-        if model.has("response") and model.metadata.heads == ["phi-coulomb"]:
+        if model.metadata.capabilities.no_field is None and "qeq" not in model.metadata.heads:
             found.append(atoms.calc.get_property("born_effective_charges", atoms))
         if "qeq" not in model.metadata.heads:
             found.append(atoms.calc.spectrum(modes=8).eigenvalues)

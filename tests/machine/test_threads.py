@@ -13,7 +13,7 @@ from ase.io import write
 
 from phicalc import PhiCalculator, predict
 from phicalc.errors import UnsupportedError
-from phicalc.serving.evaluation import Evaluator
+from phicalc.serving.evaluation import Evaluator, conditions_of
 
 REFUSED = r"one thread at a time.*give each thread its own: copy\.deepcopy"
 REPLACED = r"got those of another thread.*give each thread its own"
@@ -58,7 +58,7 @@ def test_a_second_thread_is_refused_while_the_first_computes(held_up):
     for refused in (
         lambda: held_up.get_potential_energy(shaken(1)),
         lambda: held_up.calculate(shaken(1), ["forces"]),
-        lambda: held_up._evaluator(shaken(1), 0.0),
+        lambda: held_up._evaluator(shaken(1), conditions_of(shaken(1))),
         held_up.reset,
     ):
         with pytest.raises(UnsupportedError, match=REFUSED):

@@ -42,8 +42,8 @@ def solve_iteratively(model: torch.nn.Module) -> None:
 
 
 def electrostatics(solver: str) -> ModuleType:
-    """The module of a solver, given as module.function."""
-    return importlib.import_module("phicalc.electrostatics." + solver.split(".")[0])
+    """The module of a solver, given as room.module.function."""
+    return importlib.import_module("phicalc.electrostatics." + solver.rpartition(".")[0])
 
 
 def slope(model: torch.nn.Module, atoms: Atoms, atom: int, axis: int) -> float:
@@ -82,11 +82,11 @@ def test_without_the_adjoint_forces_are_wrong(model, molecule, monkeypatch):
 def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkeypatch):
     """Half the error of a solve (and of its adjoint) leaves a quarter of it in the energy."""
     solver = {
-        "phi": "phi.solve_poisson",
-        "qeq": "qeq.equilibrate",
-        "phi-coulomb": "charge_flow.flow_potential",
+        "phi": "heads.phi.solve_poisson",
+        "qeq": "heads.qeq.equilibrate",
+        "phi-coulomb": "solvers.flow.flow_potential",
     }[model.potential.head_names[0]]
-    solve = getattr(electrostatics(solver), solver.split(".")[1])
+    solve = getattr(electrostatics(solver), solver.rpartition(".")[2])
     noise = torch.tensor(np.random.default_rng(0).normal(size=len(molecule)))
     noise = noise - noise.mean()
 

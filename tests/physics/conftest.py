@@ -4,23 +4,40 @@ from pathlib import Path
 
 import pytest
 
-from phicalc.model.config import sums_coulomb
 from phicalc.model.derivatives import Differentiated
 from tests.physics.models import BACKBONES, BROKEN, HEADS, make_model
 
 ALL_MODELS = [(backbone, head) for backbone in BACKBONES for head in HEADS]
-ids = [f"{backbone}-{head}" for backbone, head in ALL_MODELS]
+IN_SINGLE = [("painn", "no head"), ("schnet", "phi"), ("painn", "qeq"), ("painn", "phi-coulomb")]
+"""Models that are tried in float32 too: what it rounds is the network's, whatever the head."""
 
 
-@pytest.fixture(scope="session", params=ALL_MODELS, ids=ids)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each model in float64, a few in float32."""
+    if "dtype" in metafunc.fixturenames:
+        cases = [(names, "float64") for names in ALL_MODELS]
+        cases += [(names, "float32") for names in IN_SINGLE]
+        ids = [f"{'-'.join(names)}-{dtype}" for names, dtype in cases]
+        metafunc.parametrize(("names", "dtype"), cases, indirect=True, ids=ids, scope="session")
+    elif "names" in metafunc.fixturenames:
+        ids = ["-".join(names) for names in ALL_MODELS]
+        metafunc.parametrize("names", ALL_MODELS, indirect=True, ids=ids, scope="session")
+
+
+@pytest.fixture(scope="session")
 def names(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Backbone and head."""
     return request.param
 
 
-@pytest.fixture(scope="session", params=["float32", "float64"])
-def model(request: pytest.FixtureRequest, names: tuple[str, str]) -> Differentiated:
-    """Each model in both precisions."""
-    return make_model(*names, request.param)
+@pytest.fixture(scope="session")
+def dtype(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def model(names: tuple[str, str], dtype: str) -> Differentiated:
+    return make_model(*names, dtype)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +74,7 @@ def _asks_a_coulomb_head_for_a_slab(item: pytest.Item) -> bool:
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     if "names" not in parameters or "slab" not in (parameters.get("atoms"), parameters.get("kind")):
         return False
-    return any(sums_coulomb(head) for head in HEADS[parameters["names"][1]])
+    return any(head.capabilities.coulomb for head in HEADS[parameters["names"][1]])
 
 
 def _reason_to_fail(item: pytest.Item) -> str | None:

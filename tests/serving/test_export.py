@@ -14,14 +14,21 @@ from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import ModelFileError, OutputError
 from phicalc.model.checkpoint import ADDED, load_checkpoint, save_checkpoint
-from phicalc.serving.export import COMPARED, TOLERANCES, describe, export, sample_structures, verify
+from phicalc.serving.eager import EagerModel
+from phicalc.serving.export import (
+    NOT_COMPARED,
+    TOLERANCES,
+    describe,
+    export,
+    sample_structures,
+    verify,
+)
 from phicalc.serving.metadata import ModelMetadata, read_metadata
 from phicalc.serving.model_file import LoadedModel, check_device, load_model, model_bytes
 from tests.reference_models import (
     ELEMENTS,
     LennardJones,
     lennard_jones_metadata,
-    small_metadata,
     small_potential,
 )
 
@@ -53,11 +60,11 @@ def test_the_exported_model_is_the_trained_one(tmp_path, atoms, backbone, heads,
     metadata = export(tmp_path / "best.pt", tmp_path / "model.pt")
     assert metadata.backbone == backbone
     assert metadata.heads == [head["kind"] for head in heads]
-    assert metadata.basis_size == (5 if heads else 0)
+    assert metadata.capabilities.basis_size == (5 if heads else 0)
     assert metadata.parameters == sum(p.numel() for p in module.parameters())
     graph = graph_dict(collate([to_graph(atoms, 4.0)]))
     expected, found = module(graph), load_model(tmp_path / "model.pt")(graph)
-    for name in COMPARED:
+    for name in set(expected) - set(NOT_COMPARED):
         assert (name in expected) == (name in found)
         if name in expected:
             assert torch.allclose(found[name], expected[name], rtol=0, atol=TOLERANCES[dtype]), name
@@ -72,7 +79,7 @@ def test_metadata_tells_where_the_model_comes_from(checkpoint, tmp_path):
     assert metadata == returned
     assert metadata.elements == ELEMENTS
     assert metadata.cutoff == 4.0
-    assert metadata.supports_total_charge
+    assert metadata.capabilities.total_charge
     assert metadata.config == load_checkpoint(checkpoint).config.model_dump(mode="json")
     noted = metadata.provenance.model_dump(exclude={"checkpoint_sha256"}, exclude_defaults=True)
     assert noted == {key: value for key, value in NOTED.items() if key != "torch"}
@@ -125,20 +132,28 @@ def test_a_network_that_gives_nan_is_refused(tmp_path):
     with torch.no_grad():
         next(module.potential.readout.parameters()).fill_(float("nan"))
     save_checkpoint(tmp_path / "best.pt", module.potential)
-    with pytest.raises(ModelFileError, match="NaN or infinite energy"):
+    with pytest.raises(ModelFileError, match="NaN or infinite energ"):
         export(tmp_path / "best.pt", tmp_path / "model.pt")
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_verification_looks_at_each_output():
-    module = small_potential("float64")
-    model = load_model(model_bytes(module, small_metadata("float64")))
-    samples = sample_structures(ELEMENTS)[:4]
-    verify(module, model, samples)
-    for name in COMPARED:
-        other = load_model(model_bytes(Shifted(module, name), small_metadata("float64")))
+@pytest.mark.parametrize("head", ["phi", "phi-coulomb"])
+def test_verification_looks_at_each_output(head):
+    """Those of the response to a field and the features among them."""
+    module = small_potential("float64", heads=[{"kind": head}])
+    known = describe(module.potential)
+    network = EagerModel(module, known, torch.device("cpu"))
+    samples = sample_structures(ELEMENTS)[:2]
+    verify(network, load_model(model_bytes(module, known)), samples)
+    graph = graph_dict(collate([to_graph(samples[1], 4.0)]))
+    names = [name for name in network(graph) if name not in NOT_COMPARED]
+    names += ["features 0", "features 1"]
+    if head == "phi-coulomb":
+        names += list(network.response(graph))
+    for name in names:
+        other = load_model(model_bytes(Shifted(module, name), known))
         with pytest.raises(ModelFileError, match=f"gives {name} that differ"):
-            verify(module, other, samples)
+            verify(network, other, samples)
 
 
 class Shifted(torch.nn.Module):
@@ -151,7 +166,23 @@ class Shifted(torch.nn.Module):
 
     def forward(self, graph: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         output = self.module(graph)
-        output[self.name] = output[self.name] + 1e-5
+        if self.name in output:
+            output[self.name] = output[self.name] + 1e-5
+        return output
+
+    @torch.jit.export
+    def features(self, graph: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        found = self.module.features(graph)
+        return [
+            step + 1e-5 if self.name == f"features {number}" else step
+            for number, step in enumerate(found)
+        ]
+
+    @torch.jit.export
+    def response(self, graph: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        output = self.module.response(graph)
+        if self.name in output:
+            output[self.name] = output[self.name] + 1e-5
         return output
 
 

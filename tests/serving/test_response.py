@@ -317,15 +317,22 @@ def test_a_field_that_is_no_vector(field, bulk):
         PhiCalculator(served("formal")).get_potential_energy(bulk)
 
 
+class ForwardAlone(torch.nn.Module):
+    """What files were before they answered to fields."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, graph: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return self.module(graph)
+
+
 def test_a_file_from_before_fields(bulk):
     """A module without the method ``response`` keeps working, and says what it cannot do."""
-    model = copy.copy(served("formal"))
-
-    class Older:
-        def __call__(self, graph):
-            return served("formal").module(graph)
-
-    model.module = Older()
+    network = small_potential("float64", heads=HEADS["formal"])
+    known = describe(network.potential)
+    model = load_model(model_bytes(ForwardAlone(network), known))
     calculator = PhiCalculator(model)
     assert np.isfinite(calculator.get_potential_energy(bulk))
     with pytest.raises(PropertyNotImplementedError, match="export its checkpoint again"):

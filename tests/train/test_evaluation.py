@@ -2,7 +2,6 @@ import io
 import itertools
 import json
 import re
-from dataclasses import replace
 
 import ase.io
 import numpy as np
@@ -17,15 +16,15 @@ from phicalc.data.boxes import salt_water
 from phicalc.errors import DataError, ModelFileError, StructureError, UnsupportedError
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.model.derivatives import Differentiated
+from phicalc.serving.eager import EagerModel
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import save_model
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import read_labelled
 from phicalc.train.evaluation import (
-    Evaluable,
     evaluate_file,
     evaluate_structures,
-    open_evaluable,
+    open_model,
 )
 from phicalc.train.report import error_table
 from phicalc.train.trainer import train
@@ -87,9 +86,11 @@ def test_large_structures_are_evaluated_alone_where_coulomb_is_summed(tmp_path, 
         return call(self, graph)
 
     monkeypatch.setattr(Differentiated, "forward", counted)
-    evaluable = open_evaluable(path)
-    found = evaluate_structures(evaluable, frames)
-    jointly = evaluate_structures(replace(evaluable, alone_above=None), frames)
+    model = open_model(path)
+    found = evaluate_structures(model, frames)
+    able = model.metadata.capabilities.model_copy(update={"alone_above": None})
+    model.metadata = model.metadata.model_copy(update={"capabilities": able})
+    jointly = evaluate_structures(model, frames)
     assert sizes == [1, 1, 1, 3]
     for name, error in found.errors.items():
         assert error.rmse == pytest.approx(jointly.errors[name].rmse, rel=1e-6)
@@ -99,7 +100,7 @@ def test_any_function_can_be_evaluated(clusters):
     def nothing(graph):
         return {fields.FORCES: torch.zeros_like(graph[fields.POSITIONS])}
 
-    model = Evaluable(nothing, 4.0, [29, 79], torch.device("cpu"), "nothing")
+    model = EagerModel(nothing, small_metadata(elements=[29, 79]), torch.device("cpu"))
     found = evaluate_file(model, clusters / "valid.xyz")
     forces = [atoms.get_forces() for atoms in ase.io.read(clusters / "valid.xyz", ":")]
     expected = np.sqrt((np.concatenate(forces) ** 2).mean())
@@ -117,7 +118,7 @@ def test_nan_is_no_error_of_a_table(clusters):
         return {fields.FORCES: forces}
 
     batches = itertools.count()
-    model = Evaluable(breaking, 4.0, [29, 79], torch.device("cpu"), "breaking")
+    model = EagerModel(breaking, small_metadata(elements=[29, 79]), torch.device("cpu"))
     frames = ase.io.read(clusters / "valid.xyz", ":")
     with pytest.raises(StructureError, match=r"^frame 1: the model gives NaN or infinity for"):
         evaluate_structures(model, frames, batch_size=1)

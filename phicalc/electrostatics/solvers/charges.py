@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.electrostatics.capabilities import DENSE_LIMIT as DENSE_LIMIT
 from phicalc.electrostatics.coulomb.mesh import (
     Mesh,
     MeshRule,
@@ -26,15 +27,6 @@ from phicalc.electrostatics.coulomb.mesh import (
 from phicalc.electrostatics.coulomb.operator import CoulombOperator, apply_operator
 from phicalc.electrostatics.laplacian import adjacency_matrix, node_sum
 from phicalc.errors import ConvergenceError
-
-DENSE_LIMIT: int = 64
-"""Structures up to this many atoms are solved densely: there the two ways cost the same.
-
-Measured on water in MD, what the qeq head adds to a step of PaiNN (CPU ms, dense and iterative):
-3.6 and 3.9 for 24 atoms, 4.9 and 5.3 for 48, 12.0 and 6.2 for 96, 42.7 and 8.2 for 192; as
-clusters 1.5 and 1.4, 1.6 and 1.2, 1.9 and 1.7, 4.8 and 2.9. phi-coulomb and local cross over at the
-same place. In a crystal dense is Ewald's sum to 1e-12, and iterative is the mesh to its accuracy.
-"""
 
 TOLERANCE: float = 1e-8
 """Relative residual at which the iterations stop."""

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 
 from phicalc import fields
 from phicalc.data.boxes import water_box
-from phicalc.electrostatics import lattice
+from phicalc.electrostatics.coulomb import lattice
 from phicalc.electrostatics.coulomb.ewald import (
     SPLIT_WIDTH,
     best_split,

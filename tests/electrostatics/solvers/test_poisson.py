@@ -4,8 +4,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from phicalc.electrostatics import poisson
 from phicalc.electrostatics.laplacian import dense_laplacian
+from phicalc.electrostatics.solvers import poisson
 from phicalc.electrostatics.solvers.eigenbasis import lowest_eigenvectors
 from phicalc.electrostatics.solvers.poisson import (
     PoissonSolve,

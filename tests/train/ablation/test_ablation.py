@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from phicalc.cli import app
 from phicalc.errors import ConfigError, DataError
-from phicalc.train import ablation
+from phicalc.train.ablation import study
 from phicalc.train.ablation.config import folder_name, load_ablation, merged
 from phicalc.train.ablation.measure import correlations
 from phicalc.train.ablation.study import results_of, run_ablation
@@ -125,7 +125,7 @@ def test_a_stopped_ablation_goes_on_where_it_was(asked, write_yaml, monkeypatch,
             interrupt(2)
         return train(settings, resume, **options)
 
-    monkeypatch.setattr(ablation, "train", noting_train)
+    monkeypatch.setattr(study, "train", noting_train)
     lines: list[str] = []
     assert run_ablation(config, ["no head"], say=lines.append) == "SIGINT"
     assert "stopped at step 2" in lines[-1] and len(results_of(config)) == 1
@@ -281,7 +281,7 @@ def test_the_command(asked, write_yaml, monkeypatch):
     assert "(1 of 2 runs done)" in first.output and "table.md" in first.output
     assert run(app, ["ablate", path, "--rows", "no head", "--rows", "Φ", "--table"]).exit_code == 0
     monkeypatch.setattr(
-        ablation, "train", lambda *a, **o: dataclasses.replace(train(*a, **o), stopped_by="SIGINT")
+        study, "train", lambda *a, **o: dataclasses.replace(train(*a, **o), stopped_by="SIGINT")
     )
     stopped = run(app, ["ablate", path])
     assert stopped.exit_code == 130 and "stopped at step 4" in stopped.output
