@@ -1,6 +1,6 @@
 """Charge that flows along the edges of the graph: its potential, and how it answers to a field.
 
-What ``split_charge.py`` is built from; see there for the energy and its symbols.
+What the phi-coulomb head is built from; see there for the energy and its symbols.
 """
 
 from typing import Dict, List, NamedTuple, Optional, Tuple
