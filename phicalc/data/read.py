@@ -75,8 +75,7 @@ def read_structures(path: str | Path) -> list[Atoms]:
         that says what would be left out, with the frames (from 0) and how to mend it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"expected a file of structures, got {path}, which does not exist")
+    require_file(path)
     try:
         form = filetype(str(path))
         if form == "extxyz":
@@ -106,6 +105,12 @@ def read_structures(path: str | Path) -> list[Atoms]:
             problems.setdefault(problem, []).append(number)
     refuse(path, problems, len(frames))
     return frames
+
+
+def require_file(path: Path) -> None:
+    """Raise DataError where there is no such file of structures."""
+    if not path.is_file():
+        raise DataError(f"expected a file of structures, got {path}, which does not exist")
 
 
 def labels_of(atoms: Atoms, names: Collection[str] = LABELS) -> Labels:
@@ -256,9 +261,10 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
                 'an electric field (info["external_field"]), in which no model is trained or '
                 "judged,"
             )
+        results, total = _stored_results(atoms), total_charge_of(atoms)
         looked = [name for name in LABELS if name in needed and is_defined(name, atoms)]
-        labels = labels_of(atoms, looked)
-        absent = [name for name in LABELS if name in needed and not has_label(atoms, name)]
+        labels = Labels(**{n: _label(atoms, results, n) for n in looked}, total_charge=total)
+        absent = [n for n in LABELS if n in needed and _stored(atoms, results, n) is None]
     except (DataError, StructureError) as error:
         yield str(error)
         return

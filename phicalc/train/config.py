@@ -100,6 +100,12 @@ class DataConfig(Section):
         "config_type=IsolatedAtom), 'fit' by least squares; by default isolated where each "
         "element has such a frame, else fit",
     )
+    cache: bool = Field(
+        default=True,
+        description="keep graphs for later runs on the same structures, in phicalc/graphs of "
+        "XDG_CACHE_HOME (~/.cache); they are checked before use; those not used for longest go "
+        "where all take more than 20 GiB",
+    )
     partial: list[Property] = Field(
         default=[], description="no longer needed: any label may be missing in any structure"
     )

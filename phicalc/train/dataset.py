@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 
 from phicalc import fields
-from phicalc.data.graph import average_neighbours, to_graph
+from phicalc.data.graph import to_graph
+from phicalc.data.graph_file import GraphFile, tensors_of
 from phicalc.data.keys import take_names
-from phicalc.data.read import check_labels, is_defined, labels_of, read_structures
+from phicalc.data.read import check_labels, is_defined, labels_of, read_structures, require_file
 from phicalc.data.reference import ReferenceFit, fit_reference_energies, isolated_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
 from phicalc.geometric import Data
 from phicalc.machine.files import file_sha256
 from phicalc.train.config import DataConfig, Property, TrainConfig
+from phicalc.train.graph_cache import GraphSource, graphs_from
 from phicalc.train.labels import (
     ignored_labels,
     labelled_structures,
@@ -69,14 +71,16 @@ class TrainingData:
     ignored
         By property: labels of the training set that mean nothing for their structure's
         periodicity.
+    sources
+        Lines on where the graphs come from and how long that took.
     provenance
         Name, sha256 and number of structures of either set; also the frames that were skipped,
         and share and seed of the split where there was one; what labels and what periodicity they
         had, and the columns that labels were read from.
     """
 
-    train: list[Data]
-    valid: list[Data]
+    train: Sequence[Data]
+    valid: Sequence[Data]
     elements: list[int]
     reference: Reference | None
     energy_scale: float
@@ -84,6 +88,7 @@ class TrainingData:
     charge_scale: float
     charges: dict[str, Any]
     ignored: dict[Property, int]
+    sources: tuple[str, ...]
     provenance: dict[str, Any]
 
 
@@ -97,37 +102,37 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         would be empty, the validation set holds an element that the training set lacks, or
         reference energies of isolated atoms are not there.
     """
-    train, valid, provenance = read_frames(config)
-    elements = sorted({int(z) for atoms in train for z in atoms.numbers})
-    foreign = {s for atoms in valid for s, z in _symbols(atoms) if z not in elements}
+    train, valid, provenance, sources = read_graphs(config)
+    elements = _elements(train)
+    foreign = sorted(chemical_symbols[z] for z in set(_elements(valid)) - set(elements))
     if foreign:
         raise DataError(
-            f"the validation set holds {', '.join(sorted(foreign))}, absent from the training set"
+            f"the validation set holds {', '.join(foreign)}, absent from the training set"
         )
-    cutoff, properties = config.model.cutoff, config.loss.properties
-    graphs, held_out = (graphs_of(frames, cutoff, properties) for frames in (train, valid))
-    for use, frames, part in (("train", train, graphs), ("valid", valid, held_out)):
+    properties = config.loss.properties
+    for use, graphs in (("train", train), ("valid", valid)):
         provenance[use] |= {
-            "labels": labelled_structures(part, properties),
-            "periodicity": _periodicity(frames),
+            "labels": labelled_structures(graphs, properties),
+            "periodicity": _periodicity(graphs),
         }
     for name, count in provenance["train"]["labels"].items():
         if count == 0:
             raise DataError(
-                f"{config.data.train}: no {name} among the {len(graphs)} structures that the split "
+                f"{config.data.train}: no {name} among the {len(train)} structures that the split "
                 "leaves to train on; choose another data.seed or valid file"
             )
-    charges, charge_scale = _charges(graphs)
+    charges, charge_scale = _charges(train)
     return TrainingData(
-        train=graphs,
-        valid=held_out,
+        train=train,
+        valid=valid,
         elements=elements,
-        reference=_reference(train, graphs, elements, config.data),
-        energy_scale=_root_mean_square_force(graphs),
-        average_neighbours=max(1.0, average_neighbours(graphs)),
+        reference=_reference(train, elements, config.data),
+        energy_scale=_root_mean_square_force(train),
+        average_neighbours=max(1.0, int(train.edges.sum()) / int(train.sizes.sum())),
         charge_scale=charge_scale,
         charges=charges,
-        ignored=ignored_labels(train, properties),
+        ignored=_ignored(train, properties),
+        sources=sources,
         provenance=provenance,
     )
 
@@ -238,55 +243,127 @@ def graphs_of(frames: Sequence[Atoms], cutoff: float, properties: Sequence[Prope
 
     Labels that a structure lacks, or that its periodicity leaves undefined, are NaN.
     """
-    graphs = []
-    for atoms in frames:
-        defined = [name for name in properties if is_defined(name, atoms)]
-        labels = labels_of(atoms, defined).filled(properties, len(atoms))
-        graphs.append(to_graph(atoms, cutoff, labels))
-    return graphs
+    return [_labelled_graph(atoms, cutoff, properties) for atoms in frames]
 
 
-def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms], dict[str, Any]]:
-    """Training and validation frames of a configuration, and where they came from."""
+def _labelled_graph(atoms: Atoms, cutoff: float, properties: Sequence[Property]) -> Data:
+    defined = [name for name in properties if is_defined(name, atoms)]
+    return to_graph(atoms, cutoff, labels_of(atoms, defined).filled(properties, len(atoms)))
+
+
+def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms]]:
+    """Training and validation frames of a configuration."""
     data, properties, keys = config.data, config.loss.properties, config.data.keys.given
     frames = read_labelled(data.train, properties, data.skip_train, keys)
     if data.valid is not None:
-        train = frames
-        valid = read_validation(data.valid, properties, data.skip_valid, keys)
-        origin, parted = _origin(data.valid, valid, data.skip_valid), {}
+        return frames, read_validation(data.valid, properties, data.skip_valid, keys)
+    train, valid = _parted(len(frames), data)
+    return [frames[i] for i in train], [frames[i] for i in valid]
+
+
+def read_graphs(
+    config: TrainConfig,
+) -> tuple[GraphFile, GraphFile, dict[str, Any], tuple[str, ...]]:
+    """Training and validation graphs, their origin, and a line on each file they come from."""
+    data, keys = config.data, config.data.keys.given
+    sha256, graphs, said = _graphs_of_file(config, data.train, data.skip_train, read_labelled)
+    sources = [said]
+    parted: dict[str, Any] = {}
+    if data.valid is not None:
+        train = graphs
+        valid_sha256, valid, said = _graphs_of_file(
+            config, data.valid, data.skip_valid, read_validation
+        )
+        sources.append(said)
+        origin = _origin(data.valid, valid_sha256, valid, data.skip_valid)
     else:
-        assert data.valid_fraction is not None
-        held_out = max(1, round(data.valid_fraction * len(frames)))
-        if held_out >= len(frames):
-            raise DataError(f"{data.train}: {len(frames)} structures are too few to split")
-        chosen, rest = split(len(frames), [held_out, len(frames) - held_out], data.seed)
-        valid, train = [frames[i] for i in chosen], [frames[i] for i in rest]
+        train, valid = map(graphs.only, _parted(len(graphs), data))
         parted = {"split": {"valid_fraction": data.valid_fraction, "seed": data.seed}}
-        origin = _origin(data.train, valid, data.skip_train) | parted
-    of_training = _origin(data.train, train, data.skip_train) | parted
-    if keys:
-        origin, of_training = origin | {"keys": keys}, of_training | {"keys": keys}
-    return train, valid, {"train": of_training, "valid": origin}
+        origin = _origin(data.train, sha256, valid, data.skip_train)
+    named = {"keys": keys} if keys else {}
+    of_training = _origin(data.train, sha256, train, data.skip_train)
+    provenance = {"train": of_training | parted | named, "valid": origin | parted | named}
+    return train, valid, provenance, tuple(sources)
 
 
-def _origin(path: Path, frames: Sequence[Atoms], skipped: Sequence[int]) -> dict[str, Any]:
-    origin = {"name": path.name, "sha256": file_sha256(path), "structures": len(frames)}
+def _parted(number: int, data: DataConfig) -> tuple[list[int], list[int]]:
+    """Numbers of the structures of one file that train, and that validate."""
+    assert data.valid_fraction is not None
+    held_out = max(1, round(data.valid_fraction * number))
+    if held_out >= number:
+        raise DataError(f"{data.train}: {number} structures are too few to split")
+    valid, train = split(number, [held_out, number - held_out], data.seed)
+    return list(train), list(valid)
+
+
+def _graphs_of_file(
+    config: TrainConfig, path: Path, skip: Sequence[int], read: Callable[..., list[Atoms]]
+) -> tuple[str, GraphFile, str]:
+    """sha256 of a file of structures, its graphs, and where those come from."""
+    properties, keys, cutoff = config.loss.properties, config.data.keys.given, config.model.cutoff
+    require_file(path)
+
+    def make(frames: list[Atoms], notes: dict[str, Any]) -> Iterator[Data]:
+        notes |= {"ignored": {name: [] for name in properties}, "isolated": []}
+        for number, atoms in enumerate(frames):
+            for name in ignored_labels([atoms], properties):
+                notes["ignored"][name].append(number)
+            for z, energy in isolated_energies([atoms]).items():
+                notes["isolated"].append([number, z, energy])
+            yield _labelled_graph(atoms, cutoff, properties)
+
+    sha256 = file_sha256(path)
+    identity = {
+        "file": [path.name, sha256],
+        "skipped": sorted(set(skip)),
+        "read": read.__name__,
+        "keys": keys,
+        "labels": properties,
+        "cutoff": cutoff,
+    }
+    source = GraphSource(path, identity, lambda: read(path, properties, skip, keys), make)
+    graphs, said = graphs_from(source, config.data.cache)
+    return sha256, graphs, said
+
+
+def _origin(
+    path: Path, sha256: str, graphs: Sequence[Data], skipped: Sequence[int]
+) -> dict[str, Any]:
+    origin = {"name": path.name, "sha256": sha256, "structures": len(graphs)}
     return {**origin, "skipped": sorted(set(skipped))} if skipped else origin
 
 
-def _periodicity(frames: Sequence[Atoms]) -> dict[str, int]:
+def _periodicity(graphs: Sequence[Data]) -> dict[str, int]:
     """Number of structures by the number of their periodic directions."""
-    counts = Counter(int(atoms.pbc.sum()) for atoms in frames)
+    counts = Counter(int(pbc.sum()) for pbc in tensors_of(graphs, fields.PBC))
     return {str(directions): counts[directions] for directions in sorted(counts)}
 
 
-def _symbols(atoms: Atoms) -> set[tuple[str, int]]:
-    return set(zip(atoms.symbols, map(int, atoms.numbers), strict=True))
+def _elements(graphs: Sequence[Data]) -> list[int]:
+    """Atomic numbers, ascending."""
+    found: set[int] = set()
+    for species in tensors_of(graphs, fields.SPECIES):
+        found.update(species.unique().tolist())
+    return sorted(found)
 
 
-def _reference(
-    frames: Sequence[Atoms], graphs: Sequence[Data], elements: Sequence[int], config: DataConfig
-) -> Reference | None:
+def _ignored(graphs: GraphFile, properties: Sequence[Property]) -> dict[Property, int]:
+    """By property: labels that mean nothing for the periodicity of their structure."""
+    own = set(graphs.numbers.tolist())
+    counts = {name: len(own & set(graphs.notes["ignored"][name])) for name in properties}
+    return {name: count for name, count in counts.items() if count > 0}
+
+
+def _isolated(graphs: GraphFile) -> dict[int, float]:
+    """As :func:`phicalc.data.reference.isolated_energies` of the frames of the graphs."""
+    own, found = set(graphs.numbers.tolist()), dict[int, float]()
+    for number, z, energy in graphs.notes["isolated"]:
+        if number in own:
+            found[z] = min(energy, found.get(z, math.inf))
+    return found
+
+
+def _reference(graphs: GraphFile, elements: Sequence[int], config: DataConfig) -> Reference | None:
     """Reference energies as configured; None without energy labels.
 
     Raises
@@ -294,11 +371,14 @@ def _reference(
     DataError
         Isolated atoms are asked for, and an element has no frame of one.
     """
-    labelled = [g for g in graphs if fields.ENERGY in g and not bool(g[fields.ENERGY].isnan())]
+    if fields.ENERGY not in graphs.names:
+        return None
+    known = [float(energy) for energy in tensors_of(graphs, fields.ENERGY)]
+    labelled = [number for number, energy in enumerate(known) if not math.isnan(energy)]
     if not labelled:
         return None
     wanted = config.reference_energies
-    isolated = {} if wanted == "fit" or isinstance(wanted, dict) else isolated_energies(frames)
+    isolated = {} if wanted == "fit" or isinstance(wanted, dict) else _isolated(graphs)
     lacking = [chemical_symbols[z] for z in elements if z not in isolated]
     if wanted == "isolated" and lacking:
         raise DataError(
@@ -313,23 +393,23 @@ def _reference(
         source = "given"
     elif not lacking:
         given, source = isolated, "isolated atoms"
-    species = [graph[fields.SPECIES].numpy() for graph in labelled]
-    energies = [float(graph[fields.ENERGY]) for graph in labelled]
+    species = [graphs.tensor(number, fields.SPECIES).numpy() for number in labelled]
+    energies = [known[number] for number in labelled]
     fit = fit_reference_energies(species, energies, given, elements)
     return Reference(fit, source, () if wanted is None else fit.given)
 
 
-def _root_mean_square_force(graphs: Sequence[Data]) -> float:
-    if not all(fields.FORCES in graph for graph in graphs):
+def _root_mean_square_force(graphs: GraphFile) -> float:
+    if fields.FORCES not in graphs.names:
         return 1.0
-    forces = torch.cat([graph[fields.FORCES] for graph in graphs])
+    forces = torch.cat(list(tensors_of(graphs, fields.FORCES)))
     return max(SMALLEST_ENERGY_SCALE, float(forces.square().nanmean().sqrt()))
 
 
-def _charges(graphs: Sequence[Data]) -> tuple[dict[str, Any], float]:
+def _charges(graphs: GraphFile) -> tuple[dict[str, Any], float]:
     """Total charges of structures for the record, and the RMS of Q/N over the charged ones."""
-    charges = [float(graph[fields.TOTAL_CHARGE]) for graph in graphs]
-    per_atom = [q / int(g.num_nodes or 1) for q, g in zip(charges, graphs, strict=True)]
+    charges = [float(charge) for charge in tensors_of(graphs, fields.TOTAL_CHARGE)]
+    per_atom = [q / atoms for q, atoms in zip(charges, graphs.sizes.tolist(), strict=True)]
     counts = Counter(f"{charge:g}" for charge in charges)
     seen = {
         "structures": dict(sorted(counts.items(), key=lambda item: float(item[0]))),

@@ -6,6 +6,7 @@ from typing import Any
 from ase.data import chemical_symbols
 
 from phicalc import fields
+from phicalc.data.graph_file import tensors_of
 from phicalc.model.potential import Potential
 from phicalc.serving.metadata import ChargesSeen, charge_range
 from phicalc.train.config import TrainConfig
@@ -17,6 +18,7 @@ LISTED_CHARGES = 8
 
 def describe_data(data: TrainingData, config: TrainConfig) -> Iterator[str]:
     """Lines on what the structures have, and on what follows from it for the model."""
+    yield from data.sources
     labels = data.provenance["train"]["labels"], data.provenance["valid"]["labels"]
     yield f"training labels: {describe_labels(labels[0], len(data.train), data.ignored)}"
     if any(count < len(data.valid) for count in labels[1].values()):
@@ -80,8 +82,12 @@ def _charges(data: TrainingData, config: TrainConfig) -> Iterator[str]:
         f"others than {allowed}"
     )
     outside = sum(
-        not allowed.holds(float(graph[fields.TOTAL_CHARGE]), int(graph.num_nodes or 0))
-        for graph in data.valid
+        not allowed.holds(float(charge), len(species))
+        for charge, species in zip(
+            tensors_of(data.valid, fields.TOTAL_CHARGE),
+            tensors_of(data.valid, fields.SPECIES),
+            strict=True,
+        )
     )
     if outside > 0:
         yield f"{outside} validation structures have a total charge beyond all of the training set"

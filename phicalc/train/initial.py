@@ -7,15 +7,16 @@ import torch
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.data.graph import collate, graph_dict
+from phicalc.data.graph_file import tensors_of
 from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import Potential
 from phicalc.train.dataset import TrainingData
-from phicalc.train.losses import atoms_per_structure
+from phicalc.train.labels import labelled
 from phicalc.train.transfer import (
     charges_as_in,
+    deviations,
     merge_closest,
     refit_reference_energies,
     take_weights,
@@ -86,10 +87,10 @@ def closest_distances(graphs: Sequence[Data], species_index: Tensor) -> Tensor:
     """
     count = int(species_index.max()) + 1
     closest = torch.full((count * count,), torch.inf, dtype=torch.float64)
-    for graph in graphs:
-        index = species_index[graph[fields.SPECIES]]
-        receiver, sender = index[graph[fields.EDGE_INDEX].flip(0)]
-        distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
+    names = (fields.SPECIES, fields.EDGE_INDEX, fields.EDGE_VECTORS)
+    for species, edges, vectors in zip(*(tensors_of(graphs, n) for n in names), strict=True):
+        receiver, sender = species_index[species][edges.flip(0)]
+        distances = torch.linalg.vector_norm(vectors, dim=1)
         closest.scatter_reduce_(0, receiver * count + sender, distances, "amin")
     return torch.where(torch.isinf(closest), 0.0, closest).view(count, count)
 
@@ -111,15 +112,11 @@ def centre_energies(
     move_readout
         Shift the constant of the readout in place of the reference energies, which are given.
     """
-    labelled = [graph for graph in graphs if not bool(graph[fields.ENERGY].isnan())]
-    chosen = labelled[:: -(-len(labelled) // CENTRING_STRUCTURES)]
-    potential.eval()
-    errors = []
-    for structure in chosen:
-        graph = graph_dict(collate([structure]))
-        predicted = potential(graph)[fields.ENERGY]
-        errors.append((graph[fields.ENERGY] - predicted) / atoms_per_structure(graph))
-    shift = torch.cat(errors).median()
+    known = [number for number, one in enumerate(labelled(graphs, fields.ENERGY)) if one]
+    chosen = known[:: -(-len(known) // CENTRING_STRUCTURES)]
+    sizes = [len(graphs[number][fields.SPECIES]) for number in chosen]
+    off = deviations(potential, [graphs[number] for number in chosen])
+    shift = torch.tensor(off, dtype=torch.float64).div(torch.tensor(sizes)).median()
     if move_readout:
         potential.get_parameter("readout.2.bias").add_(shift / potential.energy_scale)
     else:

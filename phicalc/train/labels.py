@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ase import Atoms
 
 from phicalc import fields
+from phicalc.data.graph_file import tensors_of
 from phicalc.data.read import has_label, is_defined, labels_in_some
 from phicalc.errors import DataError
 from phicalc.geometric import Data
@@ -44,10 +45,14 @@ def labelled_structures(
     graphs: Sequence[Data], properties: Sequence[Property]
 ) -> dict[Property, int]:
     """By property: graphs with a label, which NaN is not."""
-    return {
-        name: sum(name in graph and not bool(graph[name].isnan().any()) for graph in graphs)
-        for name in properties
-    }
+    return {name: sum(labelled(graphs, name)) for name in properties}
+
+
+def labelled(graphs: Sequence[Data], name: str) -> list[bool]:
+    """Of each graph, whether it has a label, which NaN is not."""
+    return [
+        tensor is not None and not bool(tensor.isnan().any()) for tensor in tensors_of(graphs, name)
+    ]
 
 
 def describe_labels(

@@ -12,6 +12,7 @@ from torch import Tensor
 from phicalc import fields
 from phicalc.checks.structure import frames_of
 from phicalc.data.graph import collate, graph_dict
+from phicalc.data.graph_file import tensors_of
 from phicalc.data.reference import fit_reference_energies
 from phicalc.data.tensors import grouped
 from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
@@ -143,7 +144,7 @@ def batches(
 
     Structures of more than ``alone_above`` atoms are batches of their own.
     """
-    sizes = [int(graph.num_nodes or 0) for graph in graphs]
+    sizes = [len(species) for species in tensors_of(graphs, fields.SPECIES)]
     for group in grouped(sizes, batch_size, alone_above):
         part = [graphs[number] for number in group]
         yield graph_dict(collate(part).to(device)), len(part)

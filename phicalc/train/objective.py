@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.data.graph_file import chosen_of, tensors_of
 from phicalc.errors import ConfigError, ConvergenceError
 from phicalc.geometric import Data
 from phicalc.train.config import LossConfig
@@ -71,7 +72,8 @@ class Objective:
         own = self.processes.share(batch)
         if own:
             graph = graph_dict(collate([graphs[i] for i in own]).to(self.processes.device))
-            atoms = sum(graphs[i][fields.SPECIES].shape[0] for i in batch)
+            species = tensors_of(chosen_of(graphs, batch), fields.SPECIES)
+            atoms = sum(len(one) for one in species)
             with _naming("training", sorted(own)):
                 sums, _, prediction = self._losses(graph)
                 loss = joint_loss(sums, self.config, len(batch), atoms)
@@ -94,7 +96,7 @@ class Objective:
         """
         device = self.processes.device
         numbers = self.processes.share(range(len(graphs)))
-        own = [graphs[i] for i in numbers]
+        own = chosen_of(graphs, numbers)
         errors = ErrorSums(device)
         totals: dict[str, Tensor] = {
             name: torch.zeros((), dtype=torch.float64, device=device)

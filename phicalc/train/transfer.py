@@ -16,12 +16,14 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict
+from phicalc.data.graph_file import tensors_of
 from phicalc.data.reference import fit_reference_energies, robust_shifts
 from phicalc.errors import ConfigError
 from phicalc.geometric import Data
 from phicalc.model.checkpoint import Checkpoint
 from phicalc.model.config import ModelConfig
 from phicalc.model.potential import MAX_ATOMIC_NUMBER, Potential
+from phicalc.train.labels import labelled
 
 SAMPLE, SAMPLE_PER_ELEMENT = 256, 8
 SMALLEST_SPREAD = 1e-3
@@ -189,7 +191,7 @@ def refit_reference_energies(
     for z in given:
         energies[position[z]] = given[z]
     species = [graph[fields.SPECIES].numpy() for graph in chosen]
-    off = np.array([_deviation(potential, graph) for graph in chosen])
+    off = np.array(deviations(potential, chosen))
     unset = [z for z in joined if z not in given]
     held = {z: 0.0 for z in potential.elements if z not in unset}
     if unset:
@@ -221,10 +223,20 @@ def refit_reference_energies(
     return [f"reference energies in eV, refitted to the data: {', '.join(changed)}; {after}"]
 
 
-def _deviation(potential: Potential, structure: Data) -> float:
-    """Reference minus predicted energy in eV."""
-    graph = graph_dict(collate([structure]))
-    return float(graph[fields.ENERGY] - potential(graph)[fields.ENERGY])
+@torch.no_grad()
+def deviations(potential: Potential, graphs: Sequence[Data]) -> list[float]:
+    """Reference minus predicted energy of each structure in eV.
+
+    Charges are solved directly, as in training: at the sizes of training structures that is
+    quicker than iterating, and always converges.
+    """
+    potential.train()
+    found = []
+    for structure in graphs:
+        graph = graph_dict(collate([structure]))
+        found.append(float(graph[fields.ENERGY] - potential(graph)[fields.ENERGY]))
+    potential.eval()
+    return found
 
 
 def _spread(deviations: np.ndarray[Any, np.dtype[np.float64]], fitted: int = 0) -> float:
@@ -235,16 +247,17 @@ def _spread(deviations: np.ndarray[Any, np.dtype[np.float64]], fitted: int = 0) 
 
 def _sample(graphs: Sequence[Data]) -> list[Data]:
     """Up to 256 labelled structures, evenly spaced, and up to eight more of each element."""
-    labelled = [g for g in graphs if not bool(g[fields.ENERGY].isnan())]
-    chosen = set(range(0, len(labelled), -(-len(labelled) // SAMPLE)))
+    known = [number for number, one in enumerate(labelled(graphs, fields.ENERGY)) if one]
+    chosen = set(known[:: -(-len(known) // SAMPLE)])
+    species = list(tensors_of(graphs, fields.SPECIES))
     seen: dict[int, int] = {}
-    for number, graph in enumerate(labelled):
-        elements = graph[fields.SPECIES].unique().tolist()
+    for number in known:
+        elements = species[number].unique().tolist()
         if any(seen.get(z, 0) < SAMPLE_PER_ELEMENT for z in elements):
             chosen.add(number)
             for z in elements:
                 seen[z] = seen.get(z, 0) + 1
-    return [labelled[number] for number in sorted(chosen)]
+    return [graphs[number] for number in sorted(chosen)]
 
 
 def _symbols(numbers: Any) -> str:

@@ -73,7 +73,7 @@ class RunResult:
 
 def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
     """Errors, charges and times of a run's best weights on its own validation set."""
-    train_frames, valid_frames, _ = read_frames(config)
+    train_frames, valid_frames = read_frames(config)
     potential = load_checkpoint(config.output / "best.pt").potential
     model = Differentiated(potential)
     graphs = graphs_of(valid_frames, potential.cutoff, labels_somewhere(valid_frames))
