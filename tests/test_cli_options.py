@@ -9,10 +9,12 @@ import pytest
 import typer
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import write
+from ase.io import read, write
 from typer.testing import CliRunner
 
+from phicalc import PhiCalculator
 from phicalc.cli import app
+from phicalc.data.boxes import salt_water
 from tests.workflows.spectra.test_spectra import diatomic
 
 MODEL = str(Path(__file__).resolve().parents[1] / "models" / "nacl-water.pt")
@@ -110,3 +112,38 @@ def test_a_value_that_means_nothing_is_one_sentence(workplace, monkeypatch, name
     for foreign in ("Input", "constrained", "tuple", "parse", "Invalid value", "http"):
         assert foreign not in lines[0], lines
     assert sorted(workplace.rglob("*")) == before
+
+
+IN_A_FIELD = {
+    "md": ["-n", "1", "-T", "300", "-o"],
+    "relax": ["--steps", "1", "-o"],
+    "predict": ["-o"],
+}
+
+
+@pytest.mark.parametrize("command", IN_A_FIELD)
+def test_a_field_reaches_the_model(command, tmp_path):
+    """The first frame written is what the calculator says in that field."""
+    atoms, field = salt_water(8, 1, seed=0), (0.0, 0.02, -0.05)
+    write(tmp_path / "in.xyz", atoms)
+    out = tmp_path / ("out.xyz" if command == "predict" else "out")
+    arguments = [command, MODEL, str(tmp_path / "in.xyz"), *IN_A_FIELD[command], str(out)]
+    arguments += ["--field", *map(str, field), "--device", "cpu"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code in (0, 3), result.output  # one step relaxes nothing
+    written = out if command == "predict" else next(out.glob("*.traj"))
+    found = read(written, 0)
+    assert found.info["external_field"] == pytest.approx(field)
+    expected = PhiCalculator(MODEL, device="cpu", field=field).get_potential_energy(found)
+    assert found.get_potential_energy() == pytest.approx(expected, abs=1e-5)
+    without = found.copy()
+    del without.info["external_field"]
+    plain = PhiCalculator(MODEL, device="cpu").get_potential_energy(without)
+    assert abs(plain - expected) > 1e-3
+
+
+def test_a_field_is_three_finite_numbers(tmp_path):
+    write(tmp_path / "in.xyz", salt_water(8, 1, seed=0))
+    arguments = ["predict", MODEL, str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
+    result = CliRunner().invoke(app, [*arguments, "--field", "nan", "0", "0"])
+    assert result.exit_code == 2 and "--field" in result.output and "finite" in result.output

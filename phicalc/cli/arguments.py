@@ -21,6 +21,12 @@ Committee = Annotated[
 ]
 Frame = Annotated[int, typer.Option(help="Which structure of the file; -1 is the last.")]
 Charge = Annotated[float | None, typer.Option(callback=finite, help="Total charge, e.")]
+Field = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(
+        callback=finite, metavar="X Y Z", help="Electric field, V/Å, where a frame names none."
+    ),
+]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda[:n]".')]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Directory to write to.")]
@@ -36,6 +42,7 @@ def open_atoms(
     charge: float | None,
     device: str,
     threads: int | None,
+    field: tuple[float, float, float] | None = None,
 ) -> "Atoms":
     """The structure with its calculator."""
     from phicalc.data.read import read_structures
@@ -45,7 +52,7 @@ def open_atoms(
     if not -len(frames) <= frame < len(frames):
         raise ConfigError(f"--frame: expected one of {len(frames)} structures, got {frame}")
     atoms = frames[frame]
-    atoms.calc = PhiCalculator(models, device=device, charge=charge, threads=threads)
+    atoms.calc = PhiCalculator(models, device=device, charge=charge, field=field, threads=threads)
     return atoms
 
 

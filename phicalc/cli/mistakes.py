@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
@@ -27,10 +27,14 @@ def sentence(error: Any) -> str:
     return f"{name}: {message}{_given(error)}"
 
 
-def finite(value: float | None) -> float | None:
-    """A number that is one; for options that no settings check."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"expected a finite number, got {value}")
+Numbers = TypeVar("Numbers", float, tuple[float, float, float], None)
+
+
+def finite(value: Numbers) -> Numbers:
+    """Numbers that are some; for options that no settings check."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is not None and not math.isfinite(number):
+            raise typer.BadParameter(f"expected a finite number, got {number}")
     return value
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from phicalc.cli.arguments import Charge, Device, Model, Overwrite, say
+from phicalc.cli.arguments import Charge, Device, Field, Model, Overwrite, say
 
 commands = typer.Typer()
 
@@ -20,6 +20,7 @@ def predict(
     ] = Path("predicted.xyz"),
     overwrite: Overwrite = False,
     charge: Charge = None,
+    field: Field = None,
     device: Device = "auto",
     features: Annotated[
         bool, typer.Option("--features", help="Add the atoms' features after the last step.")
@@ -54,6 +55,7 @@ def predict(
             overwrite=overwrite,
             device=device,
             charge=charge,
+            field=field,
             features=features,
             batch_size=batch_size,
             progress=show,

@@ -9,6 +9,7 @@ from phicalc.cli.arguments import (
     Charge,
     Committee,
     Device,
+    Field,
     Fixed,
     Frame,
     Model,
@@ -58,6 +59,7 @@ def md(
     committee: Committee = None,
     frame: Frame = -1,
     charge: Charge = None,
+    field: Field = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -94,7 +96,9 @@ def md(
         properties=tuple(properties or ()),
         guards=GuardSettings(max_spread=max_spread),
     )
-    atoms = open_atoms([model, *(committee or [])], structure, frame, charge, device, threads)
+    atoms = open_atoms(
+        [model, *(committee or [])], structure, frame, charge, device, threads, field
+    )
     check_columns(atoms, "masses", "momenta", "move_mask")
     simulation = MolecularDynamics(atoms, settings, output)
     remark(simulation)
@@ -125,6 +129,7 @@ def relax(
     restart: Restart = False,
     frame: Frame = -1,
     charge: Charge = None,
+    field: Field = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -151,7 +156,7 @@ def relax(
         keep_symmetry=keep_symmetry,
         fixed_atoms=_numbers(fixed),
     )
-    atoms = open_atoms([model], structure, frame, charge, device, threads)
+    atoms = open_atoms([model], structure, frame, charge, device, threads, field)
     check_columns(atoms, "move_mask")
     simulation = Relaxation(atoms, settings, output)
     remark(simulation)
