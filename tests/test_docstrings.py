@@ -31,5 +31,5 @@ def test_the_calculator_and_prediction_show_how_they_are_used():
 def test_types_stand_in_the_signature(module):
     """Sections name parameters alone; shapes and units follow in the text."""
     text = MODULES[module].read_text("utf-8")
-    repeated = re.findall(r"(?m)^ +\w+ : .*$", text)
+    repeated = re.findall(r"(?m)^ +\w+(?:, \w+)* : .*$", text)
     assert not repeated, f"expected a parameter's name alone on its line, got {repeated}"

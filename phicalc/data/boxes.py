@@ -63,7 +63,7 @@ def salt_water(n_water: int, n_pairs: int, density: float = 1.0, seed: int = 0) 
 
     Parameters
     ----------
-    n_water, n_pairs : int
+    n_water, n_pairs
         Molecules of water, at least 1, and pairs of Na⁺ and Cl⁻.
     density
         g/cm³ of the water that filled the box before ions took the places of 2·n_pairs molecules.

@@ -33,7 +33,7 @@ class Interaction(nn.Module):
 
     Parameters
     ----------
-    features, filters, radial : int
+    features, filters, radial
         Widths F of the atoms, C of the filters, K of the radial basis.
     average_neighbours
         The filters start √average_neighbours smaller, so that their sums start near unit size.
@@ -60,7 +60,7 @@ class Interaction(nn.Module):
             (N, F) | node features.
         edge_index
             (2, E) | sender j, receiver i.
-        basis, envelope : Tensor
+        basis, envelope
             (E, K) and (E, 1) | radial basis and cutoff function of the distances.
 
         Returns
@@ -79,7 +79,7 @@ class SchNet(nn.Module):
 
     Parameters
     ----------
-    features, filters, layers, radial : int
+    features, filters, layers, radial
         Width F of the atom features and C of the filters, number of blocks T, number of Gaussians.
     cutoff
         r_c in Å.

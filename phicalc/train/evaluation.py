@@ -112,10 +112,11 @@ def evaluate_file(
         raise type(error)(f"{path}{note}: {error}") from None
     if directory is not None:
         about: dict[str, object] = {
-            "model": Path(model).name if isinstance(model, str | Path) else "opened already",
             "data": path.name,
             "data_sha256": file_sha256(path),
         }
+        if isinstance(model, str | Path):
+            about = {"model": Path(model).name, **about}
         if skip:
             about["skipped"] = sorted(set(skip))
         if keys:
