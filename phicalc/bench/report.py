@@ -202,14 +202,14 @@ def _draw_parts(axes: Axes, boxes: Sequence[BoxResult], has_heads: bool) -> None
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     if has_heads:
         for place, top, box in zip(places, bottom, boxes, strict=True):
-            text = f"{box.electrostatics_share:.1%}\n({box.uncached_share:.1%} uncached)"
+            text = f"{box.electrostatics_share:.1%}\n({box.uncached_share:.1%})"
             axes.annotate(text, (place, top), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(list(places), [str(box.atoms) for box in boxes])
     axes.set_ylim(0.0, 1.45 * max(bottom))
     axes.set(
         xlabel="atoms",
         ylabel="µs per atom and step",
-        title="parts; electrostatics in % of backbone + autograd",
+        title="parts; electrostatics in % of\nbackbone + autograd (uncached)",
     )
     axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
 
