@@ -1,6 +1,6 @@
 """Conjugate gradients for the charges of one large structure.
 
-They give what the dense solves of ``qeq.py`` and ``split_charge.py`` give, and no gradient: the
+They give what the dense solves of the qeq and phi-coulomb heads give, and no gradient: the
 energies are variational, so that MD needs none. K = J + A is applied as a `CoulombOperator`.
 
 An error δq of the charges enters the energy as δq² and the forces as δq. The iterations stop at a
