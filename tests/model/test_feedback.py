@@ -83,7 +83,7 @@ def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkey
     """Half the error of a solve (and of its adjoint) leaves a quarter of it in the energy."""
     solver = {
         "phi": "heads.phi.solve_poisson",
-        "qeq": "heads.qeq.equilibrate",
+        "qeq": "solvers.charges.equilibrate",
         "phi-coulomb": "solvers.flow.flow_potential",
     }[model.potential.head_names[0]]
     solve = getattr(electrostatics(solver), solver.rpartition(".")[2])

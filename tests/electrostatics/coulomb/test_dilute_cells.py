@@ -21,7 +21,7 @@ from phicalc.electrostatics.coulomb.ewald import (
     ewald_terms,
 )
 from phicalc.electrostatics.coulomb.mesh import POINTS_PER_ATOM, affordable_spacing, mesh_shape
-from phicalc.electrostatics.coulomb.operator import apply_operator, coulomb_operator
+from phicalc.electrostatics.coulomb.particle_mesh import apply_operator, coulomb_operator
 from phicalc.electrostatics.solvers.charges import screening_mesh
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
