@@ -16,7 +16,7 @@ from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.data.read import Labels
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
-from phicalc.model.config import ModelConfig, SplitChargeConfig
+from phicalc.model.config import ModelConfig, PhiCoulombConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 from phicalc.serving.export import describe
@@ -112,7 +112,7 @@ def test_ions_from_forces_to_forty_angstrom():
 
 
 def test_a_formal_charge_of_an_unknown_element():
-    config = ModelConfig(heads=[SplitChargeConfig(formal_charges={"Xx": 1.0})])
+    config = ModelConfig(heads=[PhiCoulombConfig(formal_charges={"Xx": 1.0})])
     with pytest.raises(ConfigError, match=r"formal_charges: expected elements .* got Xx"):
         Potential(config, [1, 8])
 

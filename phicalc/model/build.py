@@ -7,7 +7,7 @@ from torch import nn
 
 from phicalc.electrostatics.heads.local import LocalChargesHead
 from phicalc.electrostatics.heads.phi import PhiHead
-from phicalc.electrostatics.heads.phi_coulomb import SplitChargeHead
+from phicalc.electrostatics.heads.phi_coulomb import PhiCoulombHead
 from phicalc.electrostatics.heads.phi_spectral import PhiSpectralHead
 from phicalc.electrostatics.heads.pooled import PooledHead
 from phicalc.electrostatics.heads.qeq import QEqHead
@@ -16,11 +16,11 @@ from phicalc.model.config import (
     BackboneConfig,
     HeadConfig,
     LocalChargesConfig,
+    PhiCoulombConfig,
     PhiSpectralConfig,
     PooledConfig,
     QEqConfig,
     SchNetConfig,
-    SplitChargeConfig,
 )
 from phicalc.nn.painn import PaiNN
 from phicalc.nn.schnet import SchNet
@@ -54,8 +54,8 @@ def build_head(
         return QEqHead(features, layers, elements, cutoff, config.hardness, config.accuracy)
     if isinstance(config, LocalChargesConfig):
         return LocalChargesHead(features, layers, elements, cutoff, config.accuracy)
-    if isinstance(config, SplitChargeConfig):
-        return SplitChargeHead(
+    if isinstance(config, PhiCoulombConfig):
+        return PhiCoulombHead(
             features,
             layers,
             elements,
@@ -85,7 +85,7 @@ def build_head(
     )
 
 
-def formal_charges(config: SplitChargeConfig, elements: List[int]) -> List[float]:
+def formal_charges(config: PhiCoulombConfig, elements: List[int]) -> List[float]:
     """Formal charge | e of each element of the model."""
     symbols = [chemical_symbols[z] for z in elements]
     unknown = sorted(set(config.formal_charges) - set(symbols))

@@ -90,7 +90,7 @@ class QEqConfig(StrictModel):
         )
 
 
-class SplitChargeConfig(StrictModel):
+class PhiCoulombConfig(StrictModel):
     """Φ with Coulomb: charge flows along the edges in the field of all charges."""
 
     kind: Literal["phi-coulomb"] = "phi-coulomb"
@@ -176,7 +176,7 @@ BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind
 HeadConfig = Annotated[
     PhiConfig
     | QEqConfig
-    | SplitChargeConfig
+    | PhiCoulombConfig
     | LocalChargesConfig
     | PhiSpectralConfig
     | PooledConfig,

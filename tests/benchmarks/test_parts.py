@@ -19,8 +19,8 @@ from phicalc.model.config import (
     LocalChargesConfig,
     ModelConfig,
     PhiConfig,
+    PhiCoulombConfig,
     QEqConfig,
-    SplitChargeConfig,
 )
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
@@ -60,7 +60,7 @@ def test_poisson_solve_from_scratch(benchmark, graph):
     assert residual < 1e-8
 
 
-HEADS = [[], [PhiConfig()], [QEqConfig()], [SplitChargeConfig()], [LocalChargesConfig()]]
+HEADS = [[], [PhiConfig()], [QEqConfig()], [PhiCoulombConfig()], [LocalChargesConfig()]]
 
 
 @pytest.mark.parametrize("heads", HEADS, ids=lambda heads: heads[0].kind if heads else "no head")

@@ -10,11 +10,11 @@ from phicalc.model.config import (
     ModelConfig,
     PaiNNConfig,
     PhiConfig,
+    PhiCoulombConfig,
     PhiSpectralConfig,
     PooledConfig,
     QEqConfig,
     SchNetConfig,
-    SplitChargeConfig,
 )
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
@@ -30,9 +30,9 @@ HEADS = {
     "no head": [],
     "phi": [PhiConfig()],
     "qeq": [QEqConfig()],
-    "phi-coulomb": [SplitChargeConfig(formal_charges={"Na": 1, "Cl": -1})],
-    "phi-coulomb learned": [SplitChargeConfig(base="learned")],
-    "phi-coulomb constant": [SplitChargeConfig(base="constant")],
+    "phi-coulomb": [PhiCoulombConfig(formal_charges={"Na": 1, "Cl": -1})],
+    "phi-coulomb learned": [PhiCoulombConfig(base="learned")],
+    "phi-coulomb constant": [PhiCoulombConfig(base="constant")],
     "local": [LocalChargesConfig()],
     "phi + qeq": [PhiConfig(), QEqConfig()],
     "random Laplacian": [PhiConfig(weights="random")],
@@ -40,7 +40,7 @@ HEADS = {
     "pooled": [PooledConfig()],
     "phi feedback": [PhiConfig()],
     "qeq feedback": [QEqConfig()],
-    "phi-coulomb feedback": [SplitChargeConfig(base="learned")],
+    "phi-coulomb feedback": [PhiCoulombConfig(base="learned")],
     "local feedback": [LocalChargesConfig()],
 }
 

@@ -70,7 +70,7 @@ from phicalc.electrostatics.solvers.flow import (
 )
 
 
-class SplitChargeHead(nn.Module):
+class PhiCoulombHead(nn.Module):
     """Charges that flow along the edges of the graph, and their energy.
 
     Parameters

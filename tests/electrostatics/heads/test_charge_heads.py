@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.heads.phi import PhiHead
-from phicalc.electrostatics.heads.phi_coulomb import SplitChargeHead
+from phicalc.electrostatics.heads.phi_coulomb import PhiCoulombHead
 from phicalc.electrostatics.heads.qeq import equilibrate
 from phicalc.electrostatics.laplacian import edge_weights
 from phicalc.model.config import LocalChargesConfig, ModelConfig, PhiSpectralConfig
@@ -55,7 +55,7 @@ def test_without_coulomb_it_is_the_phi_head():
     torch.manual_seed(0)
     elements, features = [1, 8, 17], [torch.randn(30, 8) for _ in range(2)]
     phi = PhiHead(8, 2, elements, 5.0, sigma=2.0, mu=0.1)
-    split = SplitChargeHead(8, 2, elements, 5.0, 2.0, 10.0, [0.0] * 3, "formal", False)
+    split = PhiCoulombHead(8, 2, elements, 5.0, 2.0, 10.0, [0.0] * 3, "formal", False)
     split.source.layers.load_state_dict(phi.sources.state_dict())
     species = torch.arange(30) % 3
     _, edge_index = cluster(30)
@@ -176,7 +176,7 @@ def test_charges_have_the_sign_of_electronegativity():
 def test_weights_are_symmetric_between_elements():
     """Both directions of an edge conduct alike, whatever the pair of elements."""
     torch.manual_seed(0)
-    head = SplitChargeHead(8, 1, [1, 8], 5.0, 2.0, 10.0, [0.0, 0.0], "formal", False)
+    head = PhiCoulombHead(8, 1, [1, 8], 5.0, 2.0, 10.0, [0.0, 0.0], "formal", False)
     with torch.no_grad():
         head.log_conductance.normal_()
     vectors = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).double()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
-from phicalc.electrostatics.heads.phi_coulomb import SplitChargeHead
+from phicalc.electrostatics.heads.phi_coulomb import PhiCoulombHead
 from phicalc.electrostatics.heads.qeq import QEqHead
 from phicalc.electrostatics.laplacian import edge_weights
 from phicalc.envelope import polynomial_envelope
@@ -32,7 +32,7 @@ def no_features(graph: Graph) -> list[Tensor]:
     return [torch.zeros(graph[fields.SPECIES].shape[0], 4)]
 
 
-def conducting(head: SplitChargeHead, conductance: float) -> SplitChargeHead:
+def conducting(head: PhiCoulombHead, conductance: float) -> PhiCoulombHead:
     with torch.no_grad():
         head.log_conductance.fill_(float(np.log(conductance)))
     return head
@@ -62,7 +62,7 @@ def test_charge_on_edges_makes_a_dielectric(conductance, ends):
     the better the bonds conduct (as √w): a chain of 10 well conducting atoms is all end.
     """
     head = conducting(
-        SplitChargeHead(4, 0, [6], CUTOFF, 2.0, 10.0, [0.0], "formal", True), conductance
+        PhiCoulombHead(4, 0, [6], CUTOFF, 2.0, 10.0, [0.0], "formal", True), conductance
     )
     found = np.array([polarisability(head, n) for n in (10, 20, 40, 80, 160)])
     reach = 1.4 * torch.arange(1, 4).double()
@@ -83,7 +83,7 @@ def test_equal_atoms_without_a_dense_solve():
     """Sources that drive no flow at all are solved, not taken for a failure to converge."""
     chain = Atoms("C" * 30, [[1.4 * i, 0.0, 0.0] for i in range(30)])
     graph, species = graph_of(chain), torch.zeros(30, dtype=torch.long)
-    head = SplitChargeHead(4, 0, [6], CUTOFF, 2.0, 10.0, [0.0], "formal", True).eval()
+    head = PhiCoulombHead(4, 0, [6], CUTOFF, 2.0, 10.0, [0.0], "formal", True).eval()
     head.dense_limit = 0
     output = head(no_features(graph), species, graph)
     assert float(output[fields.SOLVER_RESIDUAL]) < 1e-6
@@ -120,7 +120,7 @@ class RockSalt(nn.Module):
 @cache
 def salt(kind: str) -> Differentiated:
     """With phi-coulomb, formal charges ±1 and ε∞ near 2.4; or with charge equilibration."""
-    flowing = SplitChargeHead(4, 0, [11, 17], CUTOFF, 2.0, 10.0, [1.0, -1.0], "formal", True)
+    flowing = PhiCoulombHead(4, 0, [11, 17], CUTOFF, 2.0, 10.0, [1.0, -1.0], "formal", True)
     head = conducting(flowing, 0.4) if kind == "phi-coulomb" else QEqHead(4, 0, [11, 17], CUTOFF)
     return Differentiated(RockSalt(head)).eval()
 

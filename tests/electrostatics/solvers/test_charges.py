@@ -9,7 +9,7 @@ from torch import nn
 
 from phicalc import PhiCalculator
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.electrostatics.heads.phi_coulomb import SplitChargeHead
+from phicalc.electrostatics.heads.phi_coulomb import PhiCoulombHead
 from phicalc.electrostatics.heads.qeq import QEqHead
 from phicalc.electrostatics.solvers.charges import (
     LARGEST_RESIDUAL,
@@ -47,8 +47,8 @@ def qeq_head() -> QEqHead:
     return head
 
 
-def split_charge_head() -> SplitChargeHead:
-    head = SplitChargeHead(4, 0, [1, 8], CUTOFF, 2.0, 10.0, [0.0, 0.0], "formal", True).eval()
+def phi_coulomb_head() -> PhiCoulombHead:
+    head = PhiCoulombHead(4, 0, [1, 8], CUTOFF, 2.0, 10.0, [0.0, 0.0], "formal", True).eval()
     head.dense_limit = 0
     return head
 
@@ -82,7 +82,7 @@ def test_equilibration_of_nan_does_not_converge(scripted):
 
 
 def test_flow_from_nan_does_not_converge(scripted):
-    head = split_charge_head()
+    head = phi_coulomb_head()
     head.source.constant.data[0] = math.nan
     with pytest.raises(Exception, match=UNCONVERGED):
         scripted(head)(*inputs())
@@ -101,7 +101,7 @@ class Response(nn.Module):
         return self.head.response(features, species, graph).polarisability
 
 
-@pytest.mark.parametrize("make", [qeq_head, split_charge_head])
+@pytest.mark.parametrize("make", [qeq_head, phi_coulomb_head])
 def test_a_field_across_a_flat_molecule(make, scripted):
     """At x = 0 it drives no charge at all: nothing divided by nothing is a solve that is done."""
     found = scripted(Response(make()))(*inputs(0.0)).detach()
