@@ -1,7 +1,7 @@
 """SchNet: continuous-filter convolutions on interatomic distances (arXiv 1706.08566)."""
 
 import math
-from typing import List
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,7 @@ class SchNet(nn.Module):
         edge_index: Tensor,
         edge_vectors: Tensor,
         edge_gates: Tensor,
+        kinds: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features after each interaction block.
 
@@ -144,6 +145,9 @@ class SchNet(nn.Module):
             (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
         edge_gates
             (E,) | - | what is left of each edge, in [0, 1]; a factor of the envelope.
+        kinds : Tensor, optional
+            (N,) int64 | where atoms that start alike are of one kind, the first two are of each
+            kind, (T,) and (T, F), and this is the kind of each atom.
 
         Returns
         -------
@@ -154,6 +158,8 @@ class SchNet(nn.Module):
         basis = self.basis(distances)
         envelope = (self.envelope(distances) * edge_gates).unsqueeze(1)
         nodes = self.embedding(species_index) + initial
+        if kinds is not None:
+            nodes = nodes.index_select(0, kinds)
         features: List[Tensor] = []
         for interaction in self.interactions:
             nodes = saturate(nodes + interaction(nodes, edge_index, basis, envelope))
