@@ -93,21 +93,21 @@ def run_bench(
 
     Parameters
     ----------
-    model : str or Path
+    model
         Model file that knows H and O.
-    sizes : sequence of int
+    sizes
         Atoms per box, at least 3; rounded down to whole molecules.
-    steps : int
+    steps
         MD steps measured per box, after the warm-up.
-    seconds : float
+    seconds
         No further step is begun in a box after this time, but three always are.
-    device : str
+    device
         ``"auto"``, ``"cpu"`` or ``"cuda[:n]"``.
-    threads : int, optional
+    threads
         CPU threads; torch's own choice by default.
-    seed : int
+    seed
         Of the boxes and the dynamics.
-    progress : callable, optional
+    progress
         Called with the result of each box as it is ready.
 
     Raises

@@ -38,11 +38,11 @@ def water_box(n_molecules: int, density: float = 1.0, seed: int = 0) -> Atoms:
 
     Parameters
     ----------
-    n_molecules : int
+    n_molecules
         At least 1.
-    density : float
+    density
         g/cm³.
-    seed : int
+    seed
         The same seed gives the same box.
 
     Returns
@@ -65,9 +65,9 @@ def salt_water(n_water: int, n_pairs: int, density: float = 1.0, seed: int = 0) 
     ----------
     n_water, n_pairs : int
         Molecules of water, at least 1, and pairs of Na⁺ and Cl⁻.
-    density : float
+    density
         g/cm³ of the water that filled the box before ions took the places of 2·n_pairs molecules.
-    seed : int
+    seed
         The same seed gives the same box.
 
     Returns

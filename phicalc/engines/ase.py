@@ -73,20 +73,20 @@ class PhiCalculator(OneThreadCalculator):
 
     Parameters
     ----------
-    model : str, Path, LoadedModel or a list of them
+    model
         Model file; several form a committee, whose mean is the result.
-    device : str
+    device
         ``"auto"`` (CUDA where there is one), ``"cpu"`` or ``"cuda[:n]"``.
-    skin : float
+    skin
         Å added to the cutoff of the neighbour list, which is rebuilt when it is used up.
-    charge : float, optional
+    charge
         Total charge in e of structures that do not name their own.
-    field : sequence of three floats, optional
+    field
         Electric field in V/Å of structures that do not name their own.
-    cache : bool
+    cache
         Keep the electrostatic potential and the Laplacian eigenbasis from step to step. They
         speed up the solve and do not change its result.
-    threads : int, optional
+    threads
         CPU threads of an evaluation; the process's own setting is restored after each.
 
     Raises
@@ -102,8 +102,11 @@ class PhiCalculator(OneThreadCalculator):
     Examples
     --------
     >>> from phicalc import PhiCalculator
-    >>> atoms.calc = PhiCalculator("model.pt")  # doctest: +SKIP
-    >>> atoms.get_potential_energy()  # doctest: +SKIP
+    >>> from phicalc.data.boxes import salt_water
+    >>> atoms = salt_water(8, 1, seed=0)
+    >>> atoms.calc = PhiCalculator("models/nacl-water.pt", device="cpu")
+    >>> atoms.get_forces().shape
+    (26, 3)
     """
 
     name = "phicalc"

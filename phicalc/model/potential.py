@@ -170,21 +170,23 @@ class Potential(nn.Module):
         Of atoms with species index (N,), and of what the network sees of their edges (E,).
         """
         dtype = self.charge_embedding.dtype
+        count, width = self.charge_embedding.shape
         vectors = graph[fields.EDGE_VECTORS]
-        initial = torch.zeros(
-            index.shape[0], self.charge_embedding.shape[1], dtype=dtype, device=vectors.device
-        )
+        # atoms of one element, in structures of one charge per atom, start alike: one kind each
+        kinds = index
+        species = torch.arange(count, device=index.device)
+        initial = torch.zeros(count, width, dtype=dtype, device=vectors.device)
         if self.use_total_charge:
             charge, batch = graph[fields.TOTAL_CHARGE], graph[fields.BATCH]
+            kinds = batch * count + index
+            species = species.repeat(charge.shape[0])
             if self.charge_per_atom:
                 one = torch.ones_like(batch, dtype=charge.dtype)
                 atoms = torch.zeros_like(charge).index_add(0, batch, one)
                 charge = charge / (atoms * self.charge_scale)
-            initial = (
-                charge.index_select(0, batch).to(dtype)[:, None] * self.charge_embedding[index]
-            )
+            initial = (charge.to(dtype)[:, None, None] * self.charge_embedding).flatten(0, 1)
         features: List[Tensor] = self.backbone(
-            index, initial, graph[fields.EDGE_INDEX], vectors.to(dtype), gates.to(dtype)
+            species, initial, graph[fields.EDGE_INDEX], vectors.to(dtype), gates.to(dtype), kinds
         )
         return features
 

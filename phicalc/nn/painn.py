@@ -3,9 +3,11 @@
 The filters of PaiNN are linear in the radial basis, so the sum over neighbours is taken in the
 basis first, A_i[k, f] = Σ_j R_k(r_ij) x_j[f], as one batched matrix product over padded
 neighbour rows, and the filter acts once per atom. That never forms a tensor of edges × 3F.
+In the first step atoms of one kind are alike, and the sum over neighbours of R_k alone, kind by
+kind, says all.
 """
 
-from typing import List, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +20,69 @@ BLOCK: int = 4096
 """Atoms whose neighbours are gathered at a time, so that no tensor outgrows what is kept for reuse
 between steps (:mod:`phicalc.machine.allocator`)."""
 
+SMALL_BLOCK: int = 64
+"""A CPU takes a quarter of the atoms at a time, but no fewer than this: rows of a block are as wide
+as its widest, and a smaller block is nearer to the caches. A GPU would rather launch less."""
+
+
+class Rows(NamedTuple):
+    """Edges as padded rows, one per atom, in blocks of atoms with about as many neighbours.
+
+    Rows are as wide as the widest of their block. Padding has gate 0 and points at row 0 from
+    exactly the cutoff, where every radial function and its slope vanish.
+
+    Attributes
+    ----------
+    order, rank
+        (N,), (N,) int64 | the atom of each row and the row of each atom
+    atoms, widths
+        of each block: its number of atoms and the width of its rows
+    senders, vectors, gates
+        (P,) int64, (P, 3), (P,) | the places of all rows, one after another; senders as rows
+    """
+
+    order: Tensor
+    rank: Tensor
+    atoms: List[int]
+    widths: List[int]
+    senders: Tensor
+    vectors: Tensor
+    gates: Tensor
+
 
 def neighbour_rows(
-    edge_index: Tensor, edge_vectors: Tensor, edge_gates: Tensor, num_nodes: int, cutoff: float
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """Edges sorted by receiver as padded rows, one per atom.
-
-    Returns
-    -------
-    senders (N·M,) int64, vectors (N, M, 3) and gates (N, M), M the largest number of neighbours.
-    Padding has gate 0 and points at atom 0 from exactly the cutoff, where every radial function
-    and its slope vanish.
-    """
+    edge_index: Tensor,
+    edge_vectors: Tensor,
+    edge_gates: Tensor,
+    num_nodes: int,
+    cutoff: float,
+    block: int,
+) -> Rows:
+    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows."""
     receivers = edge_index[1]
+    device = receivers.device
     counts = torch.bincount(receivers, minlength=num_nodes)
-    width = int(counts.max())
-    first = torch.cumsum(counts, 0) - counts
-    column = torch.arange(receivers.shape[0], device=receivers.device) - first[receivers]
-    slot = receivers * width + column
-    senders = torch.zeros(num_nodes * width, dtype=torch.int64, device=receivers.device)
-    senders = senders.index_copy(0, slot, edge_index[0])
-    vectors = torch.zeros(
-        num_nodes * width, 3, dtype=edge_vectors.dtype, device=edge_vectors.device
-    )
+    ascending, order = torch.sort(counts, stable=True)
+    rank = torch.empty_like(order).index_copy(0, order, torch.arange(num_nodes, device=device))
+    atoms = [min(block, num_nodes - start) for start in range(0, num_nodes, block)]
+    sizes = torch.tensor(atoms, device=device)
+    widest = ascending.index_select(0, torch.cumsum(sizes, 0) - 1)
+    widths: List[int] = widest.tolist()
+    row_widths = torch.repeat_interleave(widest, sizes, output_size=num_nodes)
+    row_starts = (torch.cumsum(row_widths, 0) - row_widths).index_select(0, rank)
+    shift = row_starts - (torch.cumsum(counts, 0) - counts)
+    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
+    places = 0
+    for number, width in zip(atoms, widths):
+        places += number * width
+    senders = torch.zeros(places, dtype=torch.int64, device=device)
+    senders = senders.index_copy(0, slot, rank.index_select(0, edge_index[0]))
+    vectors = torch.zeros(places, 3, dtype=edge_vectors.dtype, device=device)
     vectors[:, 0].fill_(cutoff)  # assigned, TorchScript would round it to the default dtype
     vectors = vectors.index_copy(0, slot, edge_vectors)
-    gates = torch.zeros(num_nodes * width, dtype=edge_gates.dtype, device=edge_gates.device)
+    gates = torch.zeros(places, dtype=edge_gates.dtype, device=device)
     gates = gates.index_copy(0, slot, edge_gates)
-    return senders, vectors.view(num_nodes, width, 3), gates.view(num_nodes, width)
+    return Rows(order, rank, atoms, widths, senders, vectors, gates)
 
 
 class Message(nn.Module):
@@ -65,7 +102,6 @@ class Message(nn.Module):
         super().__init__()
         self.features = features
         self.first = first
-        self.block = BLOCK
         outputs = 2 if first else 3
         self.senders = nn.Sequential(
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, outputs * features)
@@ -73,7 +109,12 @@ class Message(nn.Module):
         self.filters = nn.Parameter(torch.randn(radial, outputs * features) * filter_scale)
 
     def forward(
-        self, scalars: Tensor, vectors: Tensor, senders: Tensor, radial: Tensor, angular: Tensor
+        self,
+        scalars: Tensor,
+        vectors: Tensor,
+        senders: List[Tensor],
+        radial: List[Tensor],
+        angular: List[Tensor],
     ) -> Tuple[Tensor, Tensor]:
         """Sum of the messages to every atom: scalars (N, F) and vectors (N, 3, F).
 
@@ -81,59 +122,61 @@ class Message(nn.Module):
         ----------
         scalars, vectors
             (N, F), (N, 3, F)
-        senders
-            (N·M,) | padded neighbour rows
-        radial, angular
-            (N, K, M), (N, 3K, M) | R_k(r) and R_k(r)·r̂, envelope included
+        senders, radial, angular
+            (n·M,), (n, M, K), (n, M, 3K) of each block | its padded neighbour rows: R_k(r) and
+            R_k(r)·r̂, envelope included
         """
         f = self.features
-        x = self.senders(scalars)
-        gathered = x[:, :f]
+        parts = self.senders(scalars).split(f, 1)
+        filters = self.filters.split(f, 1)
+        carried, weights = parts[0], filters[0]
         if not self.first:
-            carried = vectors * x[:, None, 2 * f :]
-            gathered = torch.cat([gathered[:, None], carried], 1).view(scalars.shape[0], 4 * f)
-        along = x[:, f : 2 * f]
-        scalar_sums: List[Tensor] = []
-        vector_sums: List[Tensor] = []
-        for start in range(0, radial.shape[0], self.block):
-            stop = min(start + self.block, radial.shape[0])
-            rows = senders[start * radial.shape[2] : stop * radial.shape[2]]
-            scalar_sum, vector_sum = self.summed(
-                gathered.index_select(0, rows),
-                along.index_select(0, rows),
-                radial[start:stop],
-                angular[start:stop],
-            )
-            scalar_sums.append(scalar_sum)
-            vector_sums.append(vector_sum)
-        if len(scalar_sums) == 1:
-            return scalar_sums[0], vector_sums[0]
-        return torch.cat(scalar_sums), torch.cat(vector_sums)
+            moved = (vectors * parts[2][:, None]).view(scalars.shape[0], 3 * f)
+            carried = torch.cat([carried, moved], 1)
+            weights = torch.cat([weights, filters[2], filters[2], filters[2]], 1)
+        sums: List[Tensor] = []
+        directed: List[Tensor] = []
+        for rows, r, a in zip(senders, radial, angular):
+            number, width, basis = r.shape
+            near = carried.index_select(0, rows).view(number, width, carried.shape[1])
+            sums.append((torch.bmm(r.transpose(1, 2), near) * weights).sum(1))
+            near = parts[1].index_select(0, rows).view(number, width, f)
+            along = torch.bmm(a.transpose(1, 2), near).view(number, 3, basis, f)
+            directed.append((along * filters[1]).sum(2))
+        vector_sum = joined(directed)
+        if self.first:
+            return joined(sums), vector_sum
+        scalar_sum, moved = joined(sums).split([f, 3 * f], 1)
+        return scalar_sum, vector_sum + moved.view_as(vector_sum)
 
-    def summed(
-        self, gathered: Tensor, along: Tensor, radial: Tensor, angular: Tensor
+    def of_kinds(
+        self,
+        scalars: Tensor,
+        kinds: Tensor,
+        senders: List[Tensor],
+        radial: List[Tensor],
+        angular: List[Tensor],
     ) -> Tuple[Tensor, Tensor]:
-        """Messages to a block of N atoms from what their M senders carry each.
-
-        Parameters
-        ----------
-        gathered, along
-            (N·M, F or 4F), (N·M, F)
-        radial, angular
-            (N, K, M), (N, 3K, M)
-        """
-        num_nodes, basis, width = radial.shape
+        """The first sum where atoms are of a few kinds: scalars (T, F) of each, kinds (N,)."""
         f = self.features
-        channels = 1 if self.first else 4
-        summed = torch.bmm(radial, gathered.view(num_nodes, width, channels * f))
-        summed = summed.view(num_nodes, basis, channels, f)
-        directed = torch.bmm(angular, along.view(num_nodes, width, f))
-        directed = directed.view(num_nodes, 3, basis, f)
-        scalar_sum = (summed[:, :, 0] * self.filters[:, :f]).sum(1)
-        vector_sum = (directed * self.filters[:, f : 2 * f]).sum(2)
-        if not self.first:
-            vector_sum = vector_sum + (summed[:, :, 1:] * self.filters[:, None, 2 * f :]).sum(1)
-        return scalar_sum, vector_sum
+        count = scalars.shape[0]
+        one_of = torch.eye(count, dtype=scalars.dtype, device=scalars.device)
+        one_of = one_of.index_select(0, kinds)
+        products = self.filters[:, None] * self.senders(scalars)
+        weights = products.view(-1, 2 * f).split(f, 1)
+        sums: List[Tensor] = []
+        directed: List[Tensor] = []
+        for rows, r, a in zip(senders, radial, angular):
+            number, width, basis = r.shape
+            near = one_of.index_select(0, rows).view(number, width, count)
+            sums.append(torch.bmm(r.transpose(1, 2), near).view(number, basis * count))
+            directed.append(torch.bmm(a.transpose(1, 2), near).view(number, 3, basis * count))
+        return joined(sums) @ weights[0], joined(directed) @ weights[1]
+
+
+def joined(blocks: List[Tensor]) -> Tensor:
+    """One after another; no copy of a single one."""
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 class Update(nn.Module):
@@ -156,13 +199,12 @@ class Update(nn.Module):
     def forward(self, scalars: Tensor, vectors: Tensor) -> Tuple[Tensor, Tensor]:
         """New scalars (N, F) and vectors (N, 3, F); the last step leaves the vectors alone."""
         f = self.features
-        mixed = self.mix(vectors)
-        u, v = mixed[..., :f], mixed[..., f:]
+        u, v = self.mix(vectors).split(f, 2)
         norm = torch.sqrt(1.0 + (v * v).sum(1)) - 1.0
-        gates = self.gates(torch.cat([scalars, norm], 1))
-        scalars = scalars + gates[:, :f] + gates[:, f : 2 * f] * (u * v).sum(1)
+        gates = self.gates(torch.cat([scalars, norm], 1)).split(f, 1)
+        scalars = scalars + gates[0] + gates[1] * (u * v).sum(1)
         if not self.last:
-            vectors = vectors + gates[:, None, 2 * f :] * u
+            vectors = vectors + gates[2][:, None] * u
         return scalars, vectors
 
 
@@ -192,6 +234,7 @@ class PaiNN(nn.Module):
     ) -> None:
         super().__init__()
         self.cutoff = cutoff
+        self.block, self.small_block = BLOCK, SMALL_BLOCK
         self.basis = BesselBasis(radial, cutoff)
         self.embedding = nn.Embedding(num_species, features)
         scale = self._filter_scale(average_neighbours)
@@ -216,6 +259,7 @@ class PaiNN(nn.Module):
         edge_index: Tensor,
         edge_vectors: Tensor,
         edge_gates: Tensor,
+        kinds: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ, each (N, F).
 
@@ -229,26 +273,50 @@ class PaiNN(nn.Module):
             (2, E), (E, 3) | edges sorted by receiver, shorter than the cutoff | Å
         edge_gates
             (E,) | what is left of each edge, in [0, 1]; a factor of the envelope
+        kinds
+            (N,) int64 | where atoms that start alike are of one kind, the first two are of each
+            kind, (T,) and (T, F), and this is the kind of each atom
         """
-        scalars = self.embedding(species_index) + initial
-        num_nodes = scalars.shape[0]
-        senders, rows, gates = neighbour_rows(
-            edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff
-        )
-        distances = torch.linalg.vector_norm(rows, dim=2)
-        radial = self.basis(distances)
-        radial = radial * (polynomial_envelope(distances / self.cutoff) * gates)[..., None]
-        radial = radial.transpose(1, 2).contiguous()
-        unit = (rows / distances[..., None]).transpose(1, 2).contiguous()
-        angular = unit[:, :, None] * radial[:, None]
-        angular = angular.view(num_nodes, 3 * radial.shape[1], radial.shape[2])
+        alike = self.embedding(species_index) + initial
+        few = kinds is not None and 4 * alike.shape[0] <= alike.shape[1]
+        num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
+        block = self.block
+        if not edge_vectors.is_cuda:
+            block = min(block, max(self.small_block, (num_nodes + 3) // 4))
+        rows = neighbour_rows(edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block)
+        kind = rows.order if kinds is None else kinds.index_select(0, rows.order)
+        scalars = alike.index_select(0, kind)
         vectors = torch.zeros(
             num_nodes, 3, scalars.shape[1], dtype=scalars.dtype, device=scalars.device
         )
+        senders, radial, angular = self.blocks(rows)
         features: List[Tensor] = []
         for message, update in zip(self.messages, self.updates):
-            scalar_sum, vector_sum = message(scalars, vectors, senders, radial, angular)
-            scalars, vectors = update(scalars + scalar_sum, vectors + vector_sum)
+            if few and len(features) == 0:
+                sums = message.of_kinds(  # type: ignore[operator]
+                    alike, kind, senders, radial, angular
+                )
+            else:
+                sums = message(scalars, vectors, senders, radial, angular)
+            scalars, vectors = update(scalars + sums[0], vectors + sums[1])
             scalars, vectors = saturate(scalars), saturate(vectors)
-            features.append(scalars)
+            features.append(scalars.index_select(0, rows.rank))
         return features
+
+    def blocks(self, rows: Rows) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
+        """Senders (n·M,), R_k(r) (n, M, K) and R_k(r)·r̂ (n, M, 3K) of each block of rows."""
+        distances = torch.linalg.vector_norm(rows.vectors, dim=1, keepdim=True)
+        envelope = polynomial_envelope(distances / self.cutoff) * rows.gates[:, None]
+        radial = self.basis(distances.squeeze(1)) * envelope
+        angular = (rows.vectors / distances)[:, :, None] * radial[:, None]
+        places = [number * width for number, width in zip(rows.atoms, rows.widths)]
+        basis = radial.shape[1]
+        of_blocks: List[Tensor] = []
+        directed: List[Tensor] = []
+        split = zip(
+            radial.split(places), angular.view(-1, 3 * basis).split(places), rows.atoms, rows.widths
+        )
+        for r, a, number, width in split:
+            of_blocks.append(r.view(number, width, basis))
+            directed.append(a.view(number, width, 3 * basis))
+        return list(rows.senders.split(places)), of_blocks, directed

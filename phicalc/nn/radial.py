@@ -17,9 +17,9 @@ def cosine_envelope(distances: Tensor, cutoff: float) -> Tensor:
 
     Parameters
     ----------
-    distances : Tensor
+    distances
         (...) | Å | distances r ≥ 0.
-    cutoff : float
+    cutoff
         r_c in Å.
 
     Returns
@@ -39,11 +39,11 @@ def bessel_basis(distances: Tensor, count: int, cutoff: float) -> Tensor:
 
     Parameters
     ----------
-    distances : Tensor
+    distances
         (...) | Å | distances r > 0.
-    count : int
+    count
         Number of functions.
-    cutoff : float
+    cutoff
         r_c in Å.
 
     Returns
@@ -63,11 +63,11 @@ def gaussian_basis(distances: Tensor, count: int, cutoff: float) -> Tensor:
 
     Parameters
     ----------
-    distances : Tensor
+    distances
         (...) | Å | distances r ≥ 0.
-    count : int
+    count
         Number of functions, at least 2.
-    cutoff : float
+    cutoff
         r_c in Å, the last centre.
 
     Returns

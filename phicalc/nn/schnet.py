@@ -1,7 +1,7 @@
 """SchNet: continuous-filter convolutions on interatomic distances (arXiv 1706.08566)."""
 
 import math
-from typing import List
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Interaction(nn.Module):
     ----------
     features, filters, radial : int
         Widths F of the atoms, C of the filters, K of the radial basis.
-    average_neighbours : float
+    average_neighbours
         The filters start √average_neighbours smaller, so that their sums start near unit size.
     """
 
@@ -56,9 +56,9 @@ class Interaction(nn.Module):
 
         Parameters
         ----------
-        nodes : Tensor
+        nodes
             (N, F) | node features.
-        edge_index : Tensor
+        edge_index
             (2, E) | sender j, receiver i.
         basis, envelope : Tensor
             (E, K) and (E, 1) | radial basis and cutoff function of the distances.
@@ -81,13 +81,13 @@ class SchNet(nn.Module):
     ----------
     features, filters, layers, radial : int
         Width F of the atom features and C of the filters, number of blocks T, number of Gaussians.
-    cutoff : float
+    cutoff
         r_c in Å.
-    envelope : str
+    envelope
         "polynomial" (C²) or "cosine" (the paper's, only C¹ at r_c).
-    num_species : int
+    num_species
         Number of elements.
-    average_neighbours : float
+    average_neighbours
         Mean number of neighbours in the training data; sets the size of the starting filters.
 
     Raises
@@ -129,21 +129,25 @@ class SchNet(nn.Module):
         edge_index: Tensor,
         edge_vectors: Tensor,
         edge_gates: Tensor,
+        kinds: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features after each interaction block.
 
         Parameters
         ----------
-        species_index : Tensor
+        species_index
             (N,) int64 | place of the atom's element in the model's list.
-        initial : Tensor
+        initial
             (N, F) | added to the embedding of the element.
-        edge_index : Tensor
+        edge_index
             (2, E) int64 | sender j, receiver i; in any order, E = 0 included.
-        edge_vectors : Tensor
+        edge_vectors
             (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
-        edge_gates : Tensor
+        edge_gates
             (E,) | - | what is left of each edge, in [0, 1]; a factor of the envelope.
+        kinds : Tensor, optional
+            (N,) int64 | where atoms that start alike are of one kind, the first two are of each
+            kind, (T,) and (T, F), and this is the kind of each atom.
 
         Returns
         -------
@@ -154,6 +158,8 @@ class SchNet(nn.Module):
         basis = self.basis(distances)
         envelope = (self.envelope(distances) * edge_gates).unsqueeze(1)
         nodes = self.embedding(species_index) + initial
+        if kinds is not None:
+            nodes = nodes.index_select(0, kinds)
         features: List[Tensor] = []
         for interaction in self.interactions:
             nodes = saturate(nodes + interaction(nodes, edge_index, basis, envelope))

@@ -225,13 +225,13 @@ class Evaluator:
 
     Parameters
     ----------
-    models : sequence of Model
+    models
         All on one device; those of one cutoff share a neighbour list.
-    skin : float
+    skin
         Å added to the cutoff when a neighbour list is built.
-    cache : bool
+    cache
         Start each electrostatic solve from what the last one left.
-    threads : int, optional
+    threads
         CPU threads of an evaluation; the process's setting is restored after each.
     """
 

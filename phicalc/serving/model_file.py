@@ -35,9 +35,9 @@ class LoadedModel:
 
     Attributes
     ----------
-    metadata : ModelMetadata
-    device : torch.device
-    data : bytes
+    metadata
+    device
+    data
         The file's content, so that a loaded model can be pickled, copied and re-saved.
     """
 
@@ -101,11 +101,11 @@ def save_model(module: nn.Module, path: str | Path, metadata: ModelMetadata) -> 
 
     Parameters
     ----------
-    module : nn.Module
+    module
         Maps a graph to a dictionary of tensors and can be scripted; stays as it is.
-    path : str or Path
+    path
         An existing file of this name is replaced.
-    metadata : ModelMetadata
+    metadata
 
     Raises
     ------

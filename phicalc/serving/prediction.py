@@ -73,7 +73,11 @@ def predict(
     Examples
     --------
     >>> from phicalc import predict
-    >>> [p.energy for p in predict("model.pt", ase.io.read("many.xyz", ":"))]  # doctest: +SKIP
+    >>> from phicalc.data.boxes import salt_water
+    >>> frames = [salt_water(8, 1, seed=seed) for seed in range(3)]
+    >>> results = predict("models/nacl-water.pt", frames, device="cpu")
+    >>> [result.stress.shape for result in results]
+    [(6,), (6,), (6,)]
     """
     model = _loaded(model, device)
     if isinstance(frames, Atoms):

@@ -17,6 +17,13 @@ nor do the forces, since each step starts from the next recorded frame.
 
 The last column is phicalc's time over each one's. Without SchNetPack only phicalc is measured.
 
+* phicalc, other file: with `--against MODEL.pt`, a model file in the same calculator. `--write`
+  makes one of the network above, so that the code which another version scripts runs in turns with
+  this one's:
+
+    PYTHONPATH=OTHER-VERSION python tests/benchmarks/schnetpack_step.py --write before.pt
+    python tests/benchmarks/schnetpack_step.py --against before.pt
+
 SchNetPack 2.1.1 beside torch 2.13 wants an environment of its own:
 
     pip install --no-deps schnetpack==2.1.1 dirsync fasteners torch-ema torchmetrics omegaconf \
@@ -54,8 +61,10 @@ KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
+OTHER_FILE = "phicalc, other file"
 COMPETITORS = {
     "phicalc": {},
+    OTHER_FILE: {},
     "schnetpack": {},
     "schnetpack, memory kept": KEEP_MEMORY,
     "schnetpack, scripted": KEEP_MEMORY,
@@ -125,14 +134,27 @@ def langevin(atoms: Atoms) -> Langevin:
     )
 
 
-def phicalc_calculator():
-    from phicalc import PhiCalculator
-    from phicalc.bench.box import untrained_model
+def phicalc_model() -> bytes:
+    """A model file of the network that is measured, with random weights."""
+    import torch
+
     from phicalc.model.config import ModelConfig, PaiNNConfig
+    from phicalc.model.derivatives import Differentiated
+    from phicalc.model.potential import Potential
+    from phicalc.serving.export import describe
+    from phicalc.serving.model_file import model_bytes
 
     backbone = PaiNNConfig(features=FEATURES, layers=LAYERS, radial=RADIAL)
-    model = untrained_model(ModelConfig(backbone=backbone, cutoff=CUTOFF), [1, 8])
-    return PhiCalculator(model, device="cpu", skin=SKIN)
+    torch.manual_seed(0)
+    potential = Potential(ModelConfig(backbone=backbone, cutoff=CUTOFF), [1, 8])
+    return model_bytes(Differentiated(potential), describe(potential))
+
+
+def phicalc_calculator(model: bytes):
+    from phicalc import PhiCalculator
+    from phicalc.serving.model_file import load_model
+
+    return PhiCalculator(load_model(model, "cpu"), device="cpu", skin=SKIN)
 
 
 def schnetpack_calculator(scripted: bool):
@@ -167,14 +189,15 @@ def schnetpack_calculator(scripted: bool):
     return calculator
 
 
-def compete(name: str, threads: int, channel) -> None:
+def compete(name: str, threads: int, against: Path | None, channel) -> None:
     """A competitor: receives a motion, then steps through ranges of its frames and tells times."""
     warnings.simplefilter("ignore")
     import torch
 
     torch.set_num_threads(threads)
     make = {
-        "phicalc": phicalc_calculator,
+        "phicalc": lambda: phicalc_calculator(phicalc_model()),
+        OTHER_FILE: lambda: phicalc_calculator(against.read_bytes()),
         "schnetpack, scripted": lambda: schnetpack_calculator(scripted=True),
     }.get(name, lambda: schnetpack_calculator(scripted=False))
     for atoms, positions, momenta in iter(channel.recv, None):
@@ -192,13 +215,15 @@ def compete(name: str, threads: int, channel) -> None:
             channel.send(seconds)
 
 
-def start(name: str, threads: int):
+def start(name: str, threads: int, against: Path | None):
     """A competitor's process, with its C library's settings, and the pipe to it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     os.environ.update(COMPETITORS[name])
     try:
-        process = context.Process(target=compete, args=(name, threads, theirs), daemon=True)
+        process = context.Process(
+            target=compete, args=(name, threads, against, theirs), daemon=True
+        )
         process.start()
     finally:
         for variable in COMPETITORS[name]:
@@ -227,7 +252,11 @@ def measure(channels: dict, molecules: int, blocks: int, warm_up: int) -> dict[s
 def report(atoms: int, seconds: dict[str, list[float]]) -> dict:
     """Print a table and return it: milliseconds per step, phicalc's time over each other's."""
     rows = {
-        name: {"median_ms": 1e3 * median(taken), "mean_ms": 1e3 * sum(taken) / len(taken)}
+        name: {
+            "median_ms": 1e3 * median(taken),
+            "mean_ms": 1e3 * sum(taken) / len(taken),
+            "least_ms": 1e3 * min(taken),
+        }
         for name, taken in seconds.items()
     }
     ours = rows["phicalc"]["mean_ms"]
@@ -249,13 +278,19 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=2, help="blocks that do not count")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the table here")
+    parser.add_argument("--against", type=Path, help="a model file to measure beside this code's")
+    parser.add_argument("--write", type=Path, help="write this code's model file, and no more")
     options = parser.parse_args()
+    if options.write:
+        options.write.write_bytes(phicalc_model())
+        return
 
     found = importlib.util.find_spec("schnetpack") is not None
     if not found:
         print("schnetpack is not installed here; see the top of this file")
-    names = [name for name in COMPETITORS if found or name == "phicalc"]
-    started = {name: start(name, options.threads) for name in names}
+    names = [name for name in COMPETITORS if found and name.startswith("schnetpack")]
+    names = ["phicalc", *([OTHER_FILE] if options.against else []), *names]
+    started = {name: start(name, options.threads, options.against) for name in names}
     channels = {name: channel for name, (_, channel) in started.items()}
     table = []
     for size in options.sizes:

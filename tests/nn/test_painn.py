@@ -6,9 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
-from phicalc.envelope import polynomial_envelope
 from phicalc.nn.painn import Message, PaiNN, Update, neighbour_rows
-from phicalc.nn.radial import BesselBasis
 
 F, K, N, CUTOFF = 6, 5, 7, 4.0
 
@@ -30,17 +28,11 @@ def ones(edge_index: torch.Tensor) -> torch.Tensor:
     return torch.ones(edge_index.shape[1], dtype=torch.float64)
 
 
-def radial_and_angular(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    distances = rows.norm(dim=2)
-    values = BesselBasis(K, CUTOFF).double()(distances)
-    radial = (values * polynomial_envelope(distances / CUTOFF)[..., None]).transpose(1, 2)
-    unit = (rows / distances[..., None]).transpose(1, 2)
-    return radial, (unit[:, :, None] * radial[:, None]).reshape(N, 3 * K, -1)
-
-
-def run_message(message: Message, scalars, vectors, edge_index, edge_vectors):
-    senders, rows, _ = neighbour_rows(edge_index, edge_vectors, ones(edge_index), N, CUTOFF)
-    return message(scalars, vectors, senders, *radial_and_angular(rows))
+def run_message(message: Message, scalars, vectors, edge_index, edge_vectors, block=N):
+    rows = neighbour_rows(edge_index, edge_vectors, ones(edge_index), N, CUTOFF, block)
+    blocks = PaiNN(F, 1, K, CUTOFF, 1, 1.0).double().blocks(rows)
+    sums = message(scalars[rows.order], vectors[rows.order], *blocks)
+    return [a[rows.rank] for a in sums]
 
 
 def test_blocks_of_atoms_change_nothing():
@@ -48,10 +40,53 @@ def test_blocks_of_atoms_change_nothing():
     scalars, vectors = torch.randn(N, F).double(), torch.randn(N, 3, F).double()
     message = Message(F, K, 0.3, first=False).double()
     whole = run_message(message, scalars, vectors, edge_index, edge_vectors)
-    message.block = 3
-    blocks = run_message(message, scalars, vectors, edge_index, edge_vectors)
+    blocks = run_message(message, scalars, vectors, edge_index, edge_vectors, block=3)
     for a, b in zip(whole, blocks, strict=True):
         assert_allclose(a.detach(), b.detach(), atol=1e-13)
+
+
+def test_rows_of_a_block_are_as_wide_as_its_widest():
+    edge_index, edge_vectors = random_graph()
+    sharp = edge_vectors.norm(dim=1) < 1.7  # from no neighbour to some
+    edge_index, edge_vectors = edge_index[:, sharp], edge_vectors[sharp]
+    counts = torch.bincount(edge_index[1], minlength=N)
+    rows = neighbour_rows(edge_index, edge_vectors, ones(edge_index), N, CUTOFF, 3)
+    assert counts.min() < counts.max()
+    assert rows.widths == [int(counts[block].max()) for block in rows.order.split(3)]
+    receivers = rows.order.repeat_interleave(
+        torch.tensor(rows.widths).repeat_interleave(torch.tensor(rows.atoms))
+    )
+    kept = rows.gates > 0
+    found = torch.stack([rows.order[rows.senders], receivers])[:, kept]
+    key = found[1] * N + found[0]
+    by_receiver = key.argsort()
+    expected = (edge_index[1] * N + edge_index[0]).argsort()
+    assert torch.equal(found[:, by_receiver], edge_index[:, expected])
+    assert torch.equal(rows.vectors[kept][by_receiver], edge_vectors[expected])
+    assert (rows.vectors[~kept].norm(dim=1) == CUTOFF).all()
+
+
+def test_atoms_that_start_alike_are_summed_as_one_kind():
+    """Features, forces and second derivatives are those of atoms that each start on their own."""
+    torch.manual_seed(2)
+    width, kinds = 8, torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    net = PaiNN(width, 2, K, CUTOFF, 2, 5.0).double()
+    edges, vectors = random_graph()
+    initial = torch.randn(2, width).double()
+    found = []
+    for arguments in (
+        (kinds, initial[kinds], edges),
+        (torch.arange(2), initial, edges),
+    ):
+        moved = vectors.clone().requires_grad_()
+        alike = (kinds,) if arguments[0].shape[0] == 2 else ()
+        features = net(*arguments, moved, ones(edges), *alike)
+        energy = features[0].sin().sum() + features[1].sin().sum()
+        (gradient,) = torch.autograd.grad(energy, moved, create_graph=True)
+        second = torch.autograd.grad(gradient.square().sum(), [moved, net.messages[0].filters])
+        found.append([*features, gradient, *second])
+    for a, b in zip(*found, strict=True):
+        assert_allclose(a.detach(), b.detach(), rtol=1e-9, atol=1e-11)
 
 
 def test_message_is_equations_7_and_8():
