@@ -77,64 +77,6 @@ def root(square: float) -> float:
     """
     return 0.0 if square < 0.0 else square**0.5
 
-def solve_charges(
-    electronegativity: Tensor,
-    hardness: Tensor,
-    coulomb: Coulomb,
-    total_charge: Tensor,
-    guess: Optional[Tensor] = None,
-    tolerance: float = TOLERANCE,
-    max_iterations: int = MAX_ITERATIONS,
-) -> Tuple[Tensor, int, float]:
-    """Charges (N,) | e that minimise Σ χ_i q_i + ½ qᵀ(J + A)q at Σ q = Q, of every structure.
-
-    Differentiable to any order where A is a matrix. Arguments and what else is returned as of
-    `equilibrate_iteratively`; a direct solve has no iterations and no residual.
-
-    Raises
-    ------
-    ConvergenceError
-    """
-    if coulomb.matrices is not None:
-        rows = equilibrate(coulomb.rows(electronegativity), coulomb.kernel(hardness), total_charge)
-        return from_rows(rows, coulomb.slots), 0, 0.0
-    return equilibrate_iteratively(
-        electronegativity,
-        hardness,
-        coulomb,
-        total_charge,
-        screening_mesh(coulomb.graph, hardness + coulomb.diagonal()),
-        guess,
-        tolerance,
-        max_iterations,
-    )
-
-
-def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:
-    """Charges that minimise Σ χ_i q_i + ½ qᵀKq at Σ q = Q, for each structure of a batch.
-
-    Parameters
-    ----------
-    electronegativity
-        (B, M) | V | χ
-    kernel
-        (B, M, M) | eV/e² | J + A, symmetric, positive definite, zero where padded
-    total_charge
-        (B,) | e
-
-    Returns
-    -------
-    (B, M) | e, zero where padded; differentiable to any order
-    """
-    diagonal = kernel.diagonal(0, 1, 2)
-    real = (diagonal > 0).to(kernel.dtype)
-    padded = kernel + torch.diag_embed(1.0 - real)
-    solved = torch.linalg.solve(padded, torch.stack([-electronegativity * real, real], 2))
-    free, uniform = solved[:, :, 0], solved[:, :, 1]
-    level = (total_charge - free.sum(1)) / uniform.sum(1)
-    charges: Tensor = free + level[:, None] * uniform
-    return charges
-
 
 def solve_charges(
     electronegativity: Tensor,
