@@ -2,16 +2,24 @@
 
 Batches, training and small structures take dense matrices; one large structure takes the
 matrix-free operator of ``particle_mesh.py``. Nobody else asks which, but for the solvers, which
-factorise a matrix and iterate without one.
+factorise a matrix and iterate without one. In training on crystals the matrices are constants to
+solve with, and derivatives go through the sums of ``crystal.py``.
 """
 
-from typing import Dict, Optional
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.electrostatics.coulomb.crystal import (
+    CrystalSum,
+    apply_crystals,
+    crystal_matrix,
+    crystal_sum,
+)
 from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
+from phicalc.electrostatics.coulomb.lattice import require_room
 from phicalc.electrostatics.coulomb.particle_mesh import (
     CoulombOperator,
     apply_operator,
@@ -19,6 +27,7 @@ from phicalc.electrostatics.coulomb.particle_mesh import (
     coulomb_operator,
 )
 from phicalc.electrostatics.padding import multiply_rows, row_slots, to_rows
+from phicalc.units import COULOMB_CONSTANT
 
 
 class Coulomb:
@@ -27,13 +36,15 @@ class Coulomb:
     Attributes
     ----------
     matrices
-        (B, M, M) | eV/e² | A, padded with zeros; differentiable to any order. None: matrix-free
+        (B, M, M) | eV/e² | A, padded with zeros. None: matrix-free
     operator
         A of one structure where there are no matrices; None besides: charges do not interact
     slots
         (N,) | place of every atom in the flattened rows of the matrices
     graph
         what A was made of
+    crystals
+        the same A, one for each structure, differentiable; empty: the matrices are, if any
     """
 
     def __init__(
@@ -42,7 +53,9 @@ class Coulomb:
         operator: Optional[CoulombOperator],
         slots: Tensor,
         graph: Dict[str, Tensor],
+        crystals: List[CrystalSum],
     ) -> None:
+        self.crystals = crystals
         self.matrices = matrices
         self.operator = operator
         self.slots = slots
@@ -51,6 +64,8 @@ class Coulomb:
     def apply(self, charges: Tensor) -> Tensor:
         """A q (N,) | V of charges (N,) | e; without gradient where there are no matrices."""
         matrices, operator = self.matrices, self.operator
+        if not torch.jit.is_scripting() and self.crystals:  # type: ignore[attr-defined]
+            return apply_crystals(self.crystals, charges)
         if matrices is not None:
             return multiply_rows(matrices, charges, self.slots)
         if operator is not None:
@@ -91,7 +106,11 @@ class Coulomb:
         graph: Dict[str, Tensor] = {}
         for name, value in self.graph.items():
             graph[name] = value.detach()
-        return Coulomb(matrices, self.operator, self.slots, graph)
+        return Coulomb(matrices, self.operator, self.slots, graph, no_crystals())
+
+    def refined(self) -> bool:
+        """Whether derivatives of a solve with the matrices come from refining it by `apply`."""
+        return len(self.crystals) > 0
 
     def kernel(self, hardness: Tensor) -> Tensor:
         """J + A (B, M, M) | eV/e² from hardnesses (N,), where A is a matrix."""
@@ -142,18 +161,45 @@ def coulomb_of(
     UnsupportedError
         A structure is periodic in one or two directions, or too large.
     """
+    crystals = training and bool(graph[fields.PBC].all())
+    if not torch.jit.is_scripting() and crystals:  # type: ignore[attr-defined]
+        return coulomb_of_crystals(graph, widths)
     if by_matrices(graph, dense_limit, training):
         slots, _ = row_slots(graph[fields.BATCH], graph[fields.TOTAL_CHARGE].shape[0])
-        return Coulomb(coulomb_matrices(graph, widths), None, slots, graph)
+        return Coulomb(coulomb_matrices(graph, widths), None, slots, graph, no_crystals())
     operator = coulomb_operator(graph, widths, cutoff, accuracy)
-    return Coulomb(None, operator, graph[fields.BATCH], graph)
+    return Coulomb(None, operator, graph[fields.BATCH], graph, no_crystals())
+
+
+def coulomb_of_crystals(graph: Dict[str, Tensor], widths: Tensor) -> Coulomb:
+    """The same where all structures are crystals, cheap to differentiate twice."""
+    num = graph[fields.TOTAL_CHARGE].shape[0]
+    slots, size = row_slots(graph[fields.BATCH], num)
+    require_room(8.0 * num * size**2, "a matrix of all pairs", size)
+    crystals: List[CrystalSum] = []
+    matrices: List[Tensor] = []
+    start = 0
+    for b, count in enumerate(torch.bincount(graph[fields.BATCH], minlength=num).tolist()):
+        own = slice(start, start + count)
+        crystal = crystal_sum(graph[fields.POSITIONS][own], graph[fields.CELL][b], widths[own])
+        padding = [0, size - count, 0, size - count]
+        matrices.append(torch.nn.functional.pad(crystal_matrix(crystal), padding))
+        crystals.append(crystal)
+        start += count
+    return Coulomb(COULOMB_CONSTANT * torch.stack(matrices), None, slots, graph, crystals)
+
+
+def no_crystals() -> List[CrystalSum]:
+    """An empty list."""
+    nothing: List[CrystalSum] = []
+    return nothing
 
 
 def no_coulomb(graph: Dict[str, Tensor], dense_limit: int, training: bool) -> Coulomb:
     """The same for charges that do not interact: A = 0. Arguments of `coulomb_of`."""
     if not by_matrices(graph, dense_limit, training):
-        return Coulomb(None, None, graph[fields.BATCH], graph)
+        return Coulomb(None, None, graph[fields.BATCH], graph, no_crystals())
     num = graph[fields.TOTAL_CHARGE].shape[0]
     slots, size = row_slots(graph[fields.BATCH], num)
     zeros = torch.zeros(num, size, size, dtype=torch.float64, device=slots.device)
-    return Coulomb(zeros, None, slots, graph)
+    return Coulomb(zeros, None, slots, graph, no_crystals())

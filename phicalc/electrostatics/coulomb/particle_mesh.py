@@ -106,7 +106,8 @@ def coulomb_operator(
     if stretch > 1.0:
         cutoff = stretch * cutoff
         rule = mesh_rule(accuracy, cutoff)
-        distant = image_pairs(positions, cell, cutoff)
+        half = torch.full_like(widths, 0.5 * cutoff**2).detach()
+        distant = image_pairs(positions, cell, half)
         edge_index = torch.stack([distant.second, distant.first])
         edge_vectors = pair_vectors(distant, positions, cell)
     values, kinds, _ = torch._unique2(widths.detach(), True, True)

@@ -107,6 +107,7 @@ class PhiCoulombHead(Head):
         self.max_iterations = MAX_ITERATIONS
         self.accuracy = accuracy
         self.tolerance = 0.0
+        self.refinements = 1  # orders of derivatives of the solution, in training on crystals
         self.cutoff = cutoff
         self.sigma = sigma
         start = [-value for value in pauling_electronegativities(elements)]
@@ -249,7 +250,9 @@ class PhiCoulombHead(Head):
         if not self.training:
             coefficients, coulomb = detached(coefficients), coulomb.fixed()
         guess = coulomb.graph.get(fields.POTENTIAL_GUESS)
-        return solve_flow(coefficients, coulomb, guess, tolerance, self.max_iterations)
+        return solve_flow(
+            coefficients, coulomb, guess, tolerance, self.max_iterations, self.refinements
+        )
 
     def energies(
         self, coefficients: FlowParameters, coulomb: Coulomb, potential: Tensor, flow: Tensor

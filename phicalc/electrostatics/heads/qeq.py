@@ -86,6 +86,7 @@ class QEqHead(Head):
         self.cutoff = cutoff
         self.accuracy = accuracy
         self.tolerance = 0.0
+        self.refinements = 1  # orders of derivatives of the solution, in training on crystals
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
@@ -235,6 +236,7 @@ class QEqHead(Head):
             coulomb.graph.get(fields.CHARGE_GUESS),
             tolerance,
             self.max_iterations,
+            self.refinements,
         )
 
     def energies(self, coefficients: QEqCoefficients, coulomb: Coulomb, charges: Tensor) -> Tensor:

@@ -86,16 +86,19 @@ def solve_charges(
     guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    refinements: int = 1,
 ) -> Tuple[Tensor, int, float]:
     """Charges (N,) | e that minimise Σ χ_i q_i + ½ qᵀ(J + A)q at Σ q = Q, of every structure.
 
-    Differentiable to any order where A is a matrix. Arguments and what else is returned as of
+    Differentiable where A is a matrix. Arguments and what else is returned as of
     `equilibrate_iteratively`; a direct solve has no iterations and no residual.
 
     Raises
     ------
     ConvergenceError
     """
+    if not torch.jit.is_scripting() and coulomb.refined():  # type: ignore[attr-defined]
+        return refine_charges(electronegativity, hardness, coulomb, total_charge, refinements)
     if coulomb.matrices is not None:
         rows = equilibrate(coulomb.rows(electronegativity), coulomb.kernel(hardness), total_charge)
         return from_rows(rows, coulomb.slots), 0, 0.0
@@ -109,6 +112,25 @@ def solve_charges(
         tolerance,
         max_iterations,
     )
+
+
+def refine_charges(
+    electronegativity: Tensor, hardness: Tensor, coulomb: Coulomb, total_charge: Tensor, steps: int
+) -> Tuple[Tensor, int, float]:
+    """The same from a solve without derivatives, which steps of refining it add.
+
+    Each is one of Newton's method with a constant matrix, and makes derivatives of one more order
+    right. A head's energy is stationary, so a loss on its forces needs the first alone.
+    """
+    kernel, slots = coulomb.kernel(hardness.detach()), coulomb.slots
+    rows = equilibrate(coulomb.rows(electronegativity.detach()), kernel, total_charge)
+    charges = from_rows(rows, slots)
+    for _ in range(steps):
+        potential = electronegativity + hardness * charges + coulomb.apply(charges)
+        missing = total_charge - coulomb.rows(charges).sum(1)
+        change = equilibrate(coulomb.rows(potential), kernel, missing)
+        charges = charges + from_rows(change, slots)
+    return charges, 0, 0.0
 
 
 def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:

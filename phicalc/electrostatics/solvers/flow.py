@@ -80,8 +80,8 @@ def solve_potential(
 ) -> Tuple[Tensor, int, float]:
     """φ (N,) | V of (1 + (J + A) L) φ = source, of every structure.
 
-    Differentiable to any order where A is a matrix. Returns and raises what `flow_iteratively`
-    does; a direct solve has no iterations and no residual.
+    Differentiable to any order where A is a differentiable matrix. Returns and raises what
+    `flow_iteratively` does; a direct solve has no iterations and no residual.
     """
     graph = coulomb.graph
     if coulomb.matrices is None:
@@ -113,6 +113,7 @@ def solve_flow(
     guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    refinements: int = 1,
 ) -> Tuple[Tensor, Tensor, int, float]:
     """Potential and flow of a structure or a batch.
 
@@ -122,6 +123,8 @@ def solve_flow(
         A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD
     guess
         (N,) | V | potential to start iterations from
+    refinements
+        see `refine_flow`
 
     Returns
     -------
@@ -131,6 +134,10 @@ def solve_flow(
     ------
     ConvergenceError
     """
+    if not torch.jit.is_scripting() and coulomb.refined():  # type: ignore[attr-defined]
+        solved = solve_flow(detached(parameters), coulomb.fixed())
+        potential, flow = refine_flow(parameters, coulomb, solved[0], refinements)
+        return potential, flow, 0, 0.0
     edge_index, drops = coulomb.graph[fields.EDGE_INDEX], edge_drops(coulomb.graph)
     driven = driven_charges(parameters.weights, drops, edge_index, parameters.source)
     right = parameters.source - parameters.hardness * driven
@@ -140,6 +147,31 @@ def solve_flow(
     )
     flow = apply_laplacian(parameters.weights, edge_index, potential) + driven
     return potential, flow, iterations, residual
+
+
+def refine_flow(
+    parameters: FlowParameters, coulomb: Coulomb, potential: Tensor, steps: int
+) -> Tuple[Tensor, Tensor]:
+    """Potential and flow (N,) with derivatives, from a potential without.
+
+    Each step is one of Newton's method with a constant matrix, and makes derivatives of one more
+    order right. A head's energy is stationary, so a loss on its forces needs the first alone.
+    """
+    edge_index, drops = coulomb.graph[fields.EDGE_INDEX], edge_drops(coulomb.graph)
+    fixed, slots = detached(parameters), coulomb.slots
+    kernel = coulomb.kernel(fixed.hardness)
+    num, size = kernel.shape[0], kernel.shape[1]
+    system = torch.matmul(kernel, laplacian_rows(fixed.weights, edge_index, slots, num, size))
+    system = system + torch.eye(size, dtype=system.dtype, device=system.device)
+    factors, pivots = torch.linalg.lu_factor(system)
+    driven = driven_charges(parameters.weights, drops, edge_index, parameters.source)
+    for _ in range(steps):
+        flow = apply_laplacian(parameters.weights, edge_index, potential) + driven
+        felt = parameters.hardness * flow + coulomb.apply(parameters.base + flow)
+        rows = coulomb.rows(parameters.source - potential - felt)
+        change = torch.linalg.lu_solve(factors, pivots, rows[:, :, None]).squeeze(2)
+        potential = potential + from_rows(change, slots)
+    return potential, apply_laplacian(parameters.weights, edge_index, potential) + driven
 
 
 def flow_iteratively(
