@@ -198,14 +198,22 @@ class _Candidates:
         atoms, pairs = len(self.start), len(self.sender)
         receiver = np.concatenate([self.receiver, self.sender])
         sender = np.concatenate([self.sender, self.receiver])
-        shifts = np.concatenate([self.shifts, -self.shifts])
-        span = 2 * np.abs(shifts).max(axis=0, initial=0) + 1
+        columns = np.ascontiguousarray(self.shifts.T)
+        span = 2 * np.abs(columns).max(axis=1, initial=0) + 1
         if float(atoms) ** 2 * float(np.prod(span.astype(float))) < 2.0**62:
-            image = (shifts[:, 0] * span[1] + shifts[:, 1]) * span[2] + shifts[:, 2]
-            self.order = np.argsort((receiver * atoms + sender) * span.prod() + image)
+            image = (columns[0] * span[1] + columns[1]) * span[2] + columns[2]
+            key = receiver * atoms
+            key += sender
+            key *= span.prod()
+            key[:pairs] += image
+            key[pairs:] -= image
+            self.order = _ascending(key)
         else:  # one integer can't hold it: atoms far outside of their cell
+            shifts = np.concatenate([self.shifts, -self.shifts])
             self.order = np.lexsort((*shifts.T[::-1], sender, receiver))
-        self.edge_index = np.stack([sender, receiver]).take(self.order, 1)
+        self.edge_index = np.empty((2, 2 * pairs), dtype=np.int64)
+        sender.take(self.order, out=self.edge_index[0], mode="clip")
+        receiver.take(self.order, out=self.edge_index[1], mode="clip")
         self._vectors = np.empty((2 * pairs, 3))
 
     def _adopt_cell(self, cell: Array) -> None:
@@ -346,6 +354,21 @@ def periodic_frame(cell: Array, pbc: BoolArray) -> Array:
     return frame
 
 
+def _ascending(keys: IntArray) -> IntArray:
+    """The order that sorts different integers.
+
+    Where there is room for both in one integer, each takes its number along: that sorts more than
+    twice as fast as numbers that follow from comparing what they stand for.
+    """
+    bits = len(keys).bit_length()
+    if not len(keys) or max(int(keys.max()), -int(keys.min())) >= 1 << (62 - bits):
+        return np.argsort(keys)
+    numbered = (keys << bits) + np.arange(len(keys))
+    numbered.sort()
+    numbered &= (1 << bits) - 1
+    return numbered
+
+
 def _half_pairs(
     positions: Array, cell: Array, pbc: BoolArray, r_build: float
 ) -> tuple[IntArray, IntArray, IntArray]:
@@ -360,16 +383,21 @@ def _half_pairs(
         "ijS", positions=wrapped - origin, cell=box, pbc=pbc, cutoff=radius + _SEARCH_MARGIN
     )
     # the first non-zero component decides between an atom's image at S and the one at −S
-    sign = shift @ np.array([1 << 40, 1 << 20, 1], dtype=np.int64)
-    half = np.flatnonzero((i < j) | ((i == j) & (sign > 0)))
-    receiver = i[half].astype(np.int64)
-    sender = j[half].astype(np.int64)
-    whole = images.astype(np.int64)
-    shifts = shift[half].astype(np.int64) + whole[receiver] - whole[sender]
+    own = np.flatnonzero(i == j)
+    forward = i < j
+    forward[own] = shift[own] @ np.array([1 << 40, 1 << 20, 1], dtype=np.int64) > 0
+    half = np.flatnonzero(forward)
+    receiver, sender = i.take(half).astype(np.int64), j.take(half).astype(np.int64)
+    shift = shift.take(half, 0)
+    shifts = shift.astype(np.int64)
+    if images.any():
+        whole = images.astype(np.int64)
+        shifts += whole.take(receiver, 0)
+        shifts -= whole.take(sender, 0)
     if operation is not None:
         shifts = shifts @ operation
     if radius > r_build:
-        vectors = wrapped[sender] - wrapped[receiver] + shift[half] @ box
+        vectors = wrapped[sender] - wrapped[receiver] + shift @ box
         close = (vectors * vectors).sum(axis=1) <= (r_build + _SEARCH_MARGIN) ** 2
         return receiver[close], sender[close], shifts[close]
     return receiver, sender, shifts

@@ -146,7 +146,7 @@ class SchNet(Backbone):
             (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
         edge_gates
             (E,) | - | what is left of each edge, in [0, 1]; a factor of the envelope.
-        kinds : Tensor, optional
+        kinds
             (N,) int64 | where atoms that start alike are of one kind, the first two are of each
             kind, (T,) and (T, F), and this is the kind of each atom.
 

@@ -367,3 +367,12 @@ def test_periodic_frame(pbc: tuple[bool, bool, bool]) -> None:
             overlaps = np.delete(frame, row, axis=0) @ frame[row]
             np.testing.assert_allclose(overlaps, 0.0, atol=1e-14)
             assert np.linalg.norm(frame[row]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("largest", [5, 1 << 40, 1 << 61])
+def test_keys_with_and_without_room_for_their_number_sort_alike(largest):
+    """The order is that of Python's own comparisons, whichever way it was found."""
+    keys = [-largest, largest, 0, 3, -2, largest - 1, 1 - largest]
+    expected = sorted(range(len(keys)), key=keys.__getitem__)
+    assert module._ascending(np.array(keys, dtype=np.int64)).tolist() == expected
+    assert module._ascending(np.array([], dtype=np.int64)).tolist() == []
