@@ -80,6 +80,8 @@ class Potential(nn.Module):
         self.use_feedback = config.charge_feedback
         self.feedback = nn.ModuleList()
         if config.charge_feedback:
+            for head in self.heads:
+                head.refinements = 2  # type: ignore[assignment] # forces contain first derivatives of the charges
             one_step = config.backbone.model_copy(update={"layers": 1})
             step = build_backbone(one_step, self.cutoff, count, average_neighbours)
             self.feedback.append(ChargeFeedback(step, width, count))

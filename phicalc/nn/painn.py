@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from phicalc.envelope import polynomial_envelope
+from phicalc.nn.backbone import Backbone
 from phicalc.nn.radial import BesselBasis
 from phicalc.nn.saturation import saturate
 
@@ -208,7 +209,7 @@ class Update(nn.Module):
         return scalars, vectors
 
 
-class PaiNN(nn.Module):
+class PaiNN(Backbone):
     """Scalar node features of T message steps, invariant to rotation, reflection and order.
 
     Parameters

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from phicalc.geometric import scatter
+from phicalc.nn.backbone import Backbone
 from phicalc.nn.radial import CosineEnvelope, GaussianBasis, PolynomialEnvelope
 from phicalc.nn.saturation import saturate
 
@@ -74,7 +75,7 @@ class Interaction(nn.Module):
         return change
 
 
-class SchNet(nn.Module):
+class SchNet(Backbone):
     """Node features of T interaction blocks, invariant to rotation, reflection and atom order.
 
     Parameters

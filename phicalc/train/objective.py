@@ -80,7 +80,8 @@ class Objective:
                 if fields.AUXILIARY_LOSS in prediction:
                     asked = prediction[fields.AUXILIARY_LOSS].sum() / len(batch)
                     loss = loss + self.config.auxiliary * asked
-                loss.backward()
+                # Without the gradients in positions and cell that nobody asks for.
+                loss.backward(inputs=[p for p in self.model.parameters() if p.requires_grad])
         return self.processes.sum_gradients(self.model, loss)
 
     def evaluate(self, graphs: Sequence[Data], batch_size: int) -> tuple[float, Evaluation]:

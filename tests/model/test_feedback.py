@@ -83,7 +83,7 @@ def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkey
     """Half the error of a solve (and of its adjoint) leaves a quarter of it in the energy."""
     solver = {
         "phi": "heads.phi.solve_poisson",
-        "qeq": "heads.qeq.equilibrate",
+        "qeq": "solvers.charges.equilibrate",
         "phi-coulomb": "solvers.flow.flow_potential",
     }[model.potential.head_names[0]]
     solve = getattr(electrostatics(solver), solver.rpartition(".")[2])
@@ -106,8 +106,10 @@ def test_an_error_of_the_solve_enters_the_energy_squared(model, molecule, monkey
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.02)
 
 
-def test_a_loss_on_forces_learns_through_the_solve(model, molecule):
+@pytest.mark.parametrize("structure", ["molecule", "crystal"])
+def test_a_loss_on_forces_learns_through_the_solve(model, structure, request):
     """Its gradient in all parameters at once, against a difference along one direction."""
+    atoms = request.getfixturevalue(structure)
     model.train()
     parameters = [p for p in model.potential.parameters() if p.requires_grad]
     generator = torch.Generator().manual_seed(1)
@@ -117,7 +119,7 @@ def test_a_loss_on_forces_learns_through_the_solve(model, molecule):
     ]
 
     def loss() -> torch.Tensor:
-        return evaluate(model, molecule)[fields.FORCES].square().sum()
+        return evaluate(model, atoms)[fields.FORCES].square().sum()
 
     gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
     expected = sum(

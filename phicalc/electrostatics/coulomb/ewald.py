@@ -19,7 +19,7 @@ which is a quarter of what torch-pme's box of k-vectors holds.
 """
 
 import math
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -176,16 +176,30 @@ def ewald_terms(
     volume = torch.linalg.det(cell).abs()
     smooth = widths.clamp(min=split_width)
     waves = structure_factors(positions, cell, smooth, wave_range / split_width)
-    pairs = image_pairs(positions, cell, near_range * 2.0 * float(smooth.detach().max()))
+    first, second, near, own, background = short_ranged_terms(
+        positions, cell, widths, smooth, near_range
+    )
+    waves = waves * (8.0 * math.pi / volume).sqrt()
+    return CoulombTerms(waves, first, second, near, own, background)
+
+
+def short_ranged_terms(
+    positions: Tensor, cell: Tensor, widths: Tensor, smooth: Tensor, near_range: float = NEAR_RANGE
+) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What `CoulombTerms` holds besides the waves, of charges σ less those of widths s (N,) | Å."""
+    volume = torch.linalg.det(cell).abs()
+    reach = 2.0 * (near_range * smooth.detach()) ** 2  # r² < reach_i + reach_j
+    pairs = image_pairs(positions, cell, reach)
     i, j = pairs.first, pairs.second
     distances = torch.linalg.vector_norm(pair_vectors(pairs, positions, cell), dim=1)
-    narrow = (2.0 * (widths[i] ** 2 + widths[j] ** 2)).rsqrt()
-    wide = (2.0 * (smooth[i] ** 2 + smooth[j] ** 2)).rsqrt()
+    narrow, wide = 2.0 * widths**2, 2.0 * smooth**2
+    narrow = (narrow.index_select(0, i) + narrow.index_select(0, j)).rsqrt()
+    wide = (wide.index_select(0, i) + wide.index_select(0, j)).rsqrt()
     near = (torch.erf(distances * narrow) - torch.erf(distances * wide)) / distances
     own = (1.0 / widths - 1.0 / smooth) / math.sqrt(math.pi)
     # A charge is seen together with its background, in the short-ranged part too.
     background = (smooth**2 - widths**2) * (2.0 * math.pi / volume)
-    return CoulombTerms(waves * (8.0 * math.pi / volume).sqrt(), i, j, near, own, background)
+    return i, j, near, own, background
 
 
 def best_split(
@@ -263,14 +277,7 @@ def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_rang
     -------
     (2K, N) | Å
     """
-    reach = torch.linalg.vector_norm(cell.detach(), dim=1) * (wave_range / (2.0 * math.pi))
-    orders = lattice_points(reach.floor(), positions)
-    orders = orders[orders.shape[0] // 2 + 1 :]  # in the order of counting, −k mirrors k
-    waves = torch.mm(orders, 2.0 * math.pi * torch.linalg.inv(cell).t())
-    inside = (waves.detach() ** 2).sum(1) < wave_range**2
-    waves = waves[inside]
-    num_atoms = positions.shape[0]
-    require_room(16.0 * waves.shape[0] * num_atoms, "the waves of its cell", num_atoms)
+    waves = long_waves(cell, wave_range, positions.shape[0])
     square = (waves * waves).sum(1)[:, None]
     variance = (widths * widths)[None, :]
     if bool((widths == widths[0]).all()):
@@ -278,3 +285,15 @@ def structure_factors(positions: Tensor, cell: Tensor, widths: Tensor, wave_rang
     amplitude = torch.exp(-0.5 * square * variance) * square.rsqrt()
     phase = torch.mm(waves, positions.t())
     return torch.cat([amplitude * torch.cos(phase), amplitude * torch.sin(phase)])
+
+
+def long_waves(cell: Tensor, wave_range: float, num_atoms: int) -> Tensor:
+    """All k (K, 3) | 1/Å of a cell up to a length | 1/Å, one of ±k each."""
+    reach = torch.linalg.vector_norm(cell.detach(), dim=1) * (wave_range / (2.0 * math.pi))
+    orders = lattice_points(reach.floor(), cell)
+    orders = orders[orders.shape[0] // 2 + 1 :]  # in the order of counting, −k mirrors k
+    waves = torch.mm(orders, 2.0 * math.pi * torch.linalg.inv(cell).t())
+    inside = (waves.detach() ** 2).sum(1) < wave_range**2
+    waves = waves[inside]
+    require_room(16.0 * waves.shape[0] * num_atoms, "the waves of its cell", num_atoms)
+    return waves

@@ -31,13 +31,15 @@ def lattice_points(reach: Tensor, like: Tensor) -> Tensor:
     return torch.cartesian_prod(axes[0], axes[1], axes[2]).to(like.dtype)
 
 
-def image_pairs(positions: Tensor, cell: Tensor, cutoff: float, block: int = BLOCK) -> ImagePairs:
-    """Every pair of atoms and images closer than the cutoff | Å; no gradient.
+def image_pairs(positions: Tensor, cell: Tensor, reach: Tensor, block: int = BLOCK) -> ImagePairs:
+    """Every pair of atoms and images with r² < reach_i + reach_j; no gradient.
 
     Parameters
     ----------
     positions, cell
         (N, 3), (3, 3) | Å
+    reach
+        (N,) | Å² | half the square of a cutoff that is the same for all, say
     block
         how many to look at together, which bounds the memory of the search
 
@@ -52,6 +54,7 @@ def image_pairs(positions: Tensor, cell: Tensor, cutoff: float, block: int = BLO
     fractional = torch.mm(positions, inverse)
     # Planes of the lattice are 1/|b| apart; the nearest image is at most half a cell away.
     heights = 1.0 / torch.linalg.vector_norm(inverse, dim=0)
+    cutoff = (2.0 * reach.max()).sqrt()
     images = lattice_points((cutoff / heights + 0.5).floor(), positions)
     steps = torch.mm(images, cell)
     square_steps = (steps * steps).sum(1)[None, :]
@@ -67,8 +70,8 @@ def image_pairs(positions: Tensor, cell: Tensor, cutoff: float, block: int = BLO
         between = fractional[j] - fractional[i]
         nearest = -between.round()
         origin = torch.mm(between + nearest, cell)
-        # |origin + step|² < cutoff², with few passes over what is the largest array of the sum
-        rest = cutoff**2 - (origin * origin).sum(1)
+        # |origin + step|² < reach_i + reach_j, in few passes over the largest array of the sum
+        rest = reach[i] + reach[j] - (origin * origin).sum(1)
         square = torch.addmm(square_steps, origin, steps.t(), alpha=2.0)
         close = torch.nonzero(square < rest[:, None])
         pair, image = close[:, 0], close[:, 1]
@@ -84,7 +87,7 @@ def image_pairs(positions: Tensor, cell: Tensor, cutoff: float, block: int = BLO
 
 def pair_vectors(pairs: ImagePairs, positions: Tensor, cell: Tensor) -> Tensor:
     """r_j + S·cell − r_i (P, 3) | Å, differentiable in positions and cell."""
-    vectors = positions[pairs.second] - positions[pairs.first]
+    vectors = positions.index_select(0, pairs.second) - positions.index_select(0, pairs.first)
     return vectors + torch.mm(pairs.translations, cell)
 
 

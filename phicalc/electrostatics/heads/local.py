@@ -7,11 +7,11 @@ The baseline of the charge heads, and their limit of infinite hardness. AIMNet2
 from typing import Dict, List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phicalc import fields
-from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
-from phicalc.electrostatics.coulomb.operator import ACCURACY, coulomb_energies, coulomb_operator
+from phicalc.electrostatics.coulomb.operator import coulomb_of
+from phicalc.electrostatics.coulomb.particle_mesh import ACCURACY
 from phicalc.electrostatics.electric_field import (
     FieldResponse,
     field_potential,
@@ -23,12 +23,12 @@ from phicalc.electrostatics.heads.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
+from phicalc.electrostatics.heads.head import Head
 from phicalc.electrostatics.laplacian import silence_sparse_notice
-from phicalc.electrostatics.padding import multiply_rows, row_slots
 from phicalc.electrostatics.solvers.charges import DENSE_LIMIT
 
 
-class LocalChargesHead(nn.Module):
+class LocalChargesHead(Head):
     """E = ½ qᵀAq of charges q that the features give; they sum to Q.
 
     Parameters
@@ -74,14 +74,10 @@ class LocalChargesHead(nn.Module):
         """
         charges = self.charges(features, species_index, graph)
         widths = self.widths(species_index)
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        if not self.training and num == 1 and widths.shape[0] > self.dense_limit:
-            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
-            energies = coulomb_energies(operator, charges, graph)
-        else:
-            slots, _ = row_slots(graph[fields.BATCH], num)
-            matrices = coulomb_matrices(graph, widths)
-            energies = 0.5 * charges * multiply_rows(matrices, charges, slots)
+        coulomb = coulomb_of(
+            graph, widths, self.cutoff, self.accuracy, self.dense_limit, self.training
+        )
+        energies = coulomb.energies(charges)
         outside = field_potential(graph)
         if outside is not None:
             refuse_periodic_field(graph)

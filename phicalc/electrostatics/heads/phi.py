@@ -5,7 +5,7 @@ energy as δφ² and forces are partial derivatives at fixed φ. The idea of the
 arXiv 2505.14606; the variational form, and why, is ours.
 """
 
-from typing import Dict, List
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from phicalc import fields
 from phicalc.electrostatics.electronegativity import pauling_electronegativities
 from phicalc.electrostatics.heads.edge_weights import DistanceWeights, RandomWeights
+from phicalc.electrostatics.heads.head import Head
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_difference,
@@ -27,7 +28,7 @@ from phicalc.electrostatics.solvers.poisson import (
 )
 
 
-class PhiHead(nn.Module):
+class PhiHead(Head):
     """Graph-Poisson electrostatics on the features of all message steps.
 
     Parameters
@@ -94,36 +95,10 @@ class PhiHead(nn.Module):
         ------
         ConvergenceError
         """
+        weights, source, mu = self.coefficients(features, species_index, graph)
+        potential, iterations, residual = self.solve(weights, source, mu, graph)
         edge_index = graph[fields.EDGE_INDEX]
-        distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
-        receiver, sender = species_index[edge_index[1]], species_index[edge_index[0]]
-        weights = self.weights(distances, receiver, sender)
-        source = self.base_source[species_index].double()
-        for t, layer in enumerate(self.sources):
-            source = source + layer(features[t]).squeeze(1).double()
-        mu = self.log_mu.double().exp()
-        iterations = 0
-        residual = 0.0
-        if self.training and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            batch = graph[fields.BATCH]
-            potential = PoissonSolve.apply(
-                weights, mu, mu * source, edge_index, batch, self.dense_limit, self.max_iterations
-            )
-        else:
-            potential, iterations, residual = solve_poisson(
-                weights.detach(),
-                edge_index,
-                mu.detach(),
-                (mu * source).detach(),
-                graph[fields.BATCH],
-                graph.get(fields.BASIS),
-                graph.get(fields.POTENTIAL_GUESS),
-                direct_limit=self.dense_limit,
-                max_iterations=self.max_iterations,
-            )
-        flow = edge_difference(potential, edge_index)
-        edge_energy = 0.25 * node_sum(weights * flow**2, edge_index, potential.shape[0])
-        energies = self.strength.double() * (edge_energy + 0.5 * mu * (potential - source) ** 2)
+        energies = self.energies(weights, source, mu, potential, edge_index)
         device = potential.device
         return {
             fields.ENERGIES: energies,
@@ -135,6 +110,49 @@ class PhiHead(nn.Module):
             fields.SOLVER_ITERATIONS: torch.full([1], iterations, dtype=torch.int64, device=device),
             fields.SOLVER_RESIDUAL: torch.full([1], residual, dtype=torch.float64, device=device),
         }
+
+    def coefficients(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """w (E,) | e/V, s (N,) | V and μ () | e/V; arguments of ``forward``."""
+        edge_index = graph[fields.EDGE_INDEX]
+        distances = torch.linalg.vector_norm(graph[fields.EDGE_VECTORS], dim=1)
+        receiver, sender = species_index[edge_index[1]], species_index[edge_index[0]]
+        weights = self.weights(distances, receiver, sender)
+        source = self.base_source[species_index].double()
+        for t, layer in enumerate(self.sources):
+            source = source + layer(features[t]).squeeze(1).double()
+        return weights, source, self.log_mu.double().exp()
+
+    def solve(
+        self, weights: Tensor, source: Tensor, mu: Tensor, graph: Dict[str, Tensor]
+    ) -> Tuple[Tensor, int, float]:
+        """φ (N,) | V, iterations and relative residual; differentiable in training."""
+        edge_index, batch = graph[fields.EDGE_INDEX], graph[fields.BATCH]
+        if self.training and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            potential: Tensor = PoissonSolve.apply(
+                weights, mu, mu * source, edge_index, batch, self.dense_limit, self.max_iterations
+            )
+            return potential, 0, 0.0
+        return solve_poisson(
+            weights.detach(),
+            edge_index,
+            mu.detach(),
+            (mu * source).detach(),
+            batch,
+            graph.get(fields.BASIS),
+            graph.get(fields.POTENTIAL_GUESS),
+            direct_limit=self.dense_limit,
+            max_iterations=self.max_iterations,
+        )
+
+    def energies(
+        self, weights: Tensor, source: Tensor, mu: Tensor, potential: Tensor, edge_index: Tensor
+    ) -> Tensor:
+        """c {½ φᵀLφ + ½ μ ‖φ − s‖²} by atom (N,) | eV at fixed φ."""
+        flow = edge_difference(potential, edge_index)
+        edge_energy = 0.25 * node_sum(weights * flow**2, edge_index, potential.shape[0])
+        return self.strength.double() * (edge_energy + 0.5 * mu * (potential - source) ** 2)
 
     def adjoint_energies(
         self,

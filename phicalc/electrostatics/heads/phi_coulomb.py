@@ -20,20 +20,14 @@ That gives a crystal a polarisation that no choice of periodic images changes, b
 In a uniform field f the energy is E − f·PV, and p_e = w_e (φ_i − φ_j − f·r_e).
 """
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from phicalc import fields
-from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
-from phicalc.electrostatics.coulomb.operator import (
-    ACCURACY,
-    CoulombOperator,
-    coulomb_coupling,
-    coulomb_energies,
-    coulomb_operator,
-)
+from phicalc.electrostatics.coulomb.operator import Coulomb, coulomb_of, no_coulomb
+from phicalc.electrostatics.coulomb.particle_mesh import ACCURACY
 from phicalc.electrostatics.electric_field import FieldResponse, field_potential
 from phicalc.electrostatics.electronegativity import (
     pauling_electronegativities,
@@ -45,32 +39,30 @@ from phicalc.electrostatics.heads.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
+from phicalc.electrostatics.heads.head import Head
 from phicalc.electrostatics.laplacian import (
     apply_laplacian,
     edge_weights,
     node_sum,
     silence_sparse_notice,
 )
-from phicalc.electrostatics.padding import multiply_rows, row_slots
 from phicalc.electrostatics.solvers.charges import (
     DENSE_LIMIT,
     MAX_ITERATIONS,
-    flow_iteratively,
     solver_tolerance,
 )
 from phicalc.electrostatics.solvers.flow import (
     FlowParameters,
-    dense_potential,
     detached,
     driving_differences,
     flow_moment,
     flow_response,
-    solve_flow_densely,
-    solve_flow_iteratively,
+    solve_flow,
+    solve_potential,
 )
 
 
-class PhiCoulombHead(nn.Module):
+class PhiCoulombHead(Head):
     """Charges that flow along the edges of the graph, and their energy.
 
     Parameters
@@ -115,6 +107,7 @@ class PhiCoulombHead(nn.Module):
         self.max_iterations = MAX_ITERATIONS
         self.accuracy = accuracy
         self.tolerance = 0.0
+        self.refinements = 1  # orders of derivatives of the solution, in training on crystals
         self.cutoff = cutoff
         self.sigma = sigma
         start = [-value for value in pauling_electronegativities(elements)]
@@ -150,36 +143,14 @@ class PhiCoulombHead(nn.Module):
             A field on a periodic structure whose base charges depend on the features.
         ConvergenceError
         """
-        parameters = self.flow_parameters(features, species_index, graph)
-        weights, hardness, base = parameters.weights, parameters.hardness, parameters.base
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        if self.training or num > 1 or base.shape[0] <= self.dense_limit:
-            matrices = self.coulomb(species_index, graph)
-            potential, flow, interaction = solve_flow_densely(
-                parameters, matrices, graph, self.training
-            )
-            iterations, residual = 0, 0.0
-        else:
-            operator = self.operator(species_index, graph)
-            tolerance = solver_tolerance(self.tolerance, features[0])
-            potential, flow, iterations, residual = solve_flow_iteratively(
-                parameters, operator, graph, tolerance, self.max_iterations
-            )
-            interaction = torch.zeros_like(flow)
-            if operator is not None:
-                interaction = coulomb_energies(operator, base + flow, graph)
-        differences = driving_differences(potential, graph)
-        edge_energy = weights * differences**2
-        energies = (
-            potential * flow
-            - 0.25 * node_sum(edge_energy, graph[fields.EDGE_INDEX], potential.shape[0])
-            + (0.5 * hardness * flow - parameters.source) * flow
-            + interaction
-        )
-        outside = field_potential(graph)
-        if outside is not None:
+        if fields.FIELD in graph:
             self.base_charges.require_constant(species_index, graph)
-            energies = energies + base * outside
+        coefficients = self.coefficients(features, species_index, graph)
+        coulomb = self.coulomb(species_index, graph, self.dense_limit)
+        tolerance = solver_tolerance(self.tolerance, features[0])
+        potential, flow, iterations, residual = self.solve(coefficients, coulomb, tolerance)
+        energies = self.energies(coefficients, coulomb, potential, flow)
+        base, weights = coefficients.base, coefficients.weights
         device = potential.device
         output = {
             fields.ENERGIES: energies,
@@ -194,7 +165,8 @@ class PhiCoulombHead(nn.Module):
                 features, species_index, graph
             )
         if self.needs_positions:
-            output[fields.MOMENT] = flow_moment(base, weights * differences, graph)
+            flows = weights * driving_differences(potential, graph)
+            output[fields.MOMENT] = flow_moment(base, flows, graph)
         return output
 
     def adjoint_energies(
@@ -221,35 +193,23 @@ class PhiCoulombHead(nn.Module):
         ------
         ConvergenceError
         """
-        edge_index, num = graph[fields.EDGE_INDEX], graph[fields.TOTAL_CHARGE].shape[0]
-        parameters = self.flow_parameters(features, species_index, graph)
-        fixed, potential = detached(parameters), result[fields.POTENTIAL]
+        edge_index = graph[fields.EDGE_INDEX]
+        coefficients = self.coefficients(features, species_index, graph)
+        coulomb = self.coulomb(species_index, graph, self.dense_limit)
+        fixed, potential = detached(coefficients), result[fields.POTENTIAL]
         flow = apply_laplacian(fixed.weights, edge_index, potential)
-        charges = parameters.base + flow
-        if num > 1 or flow.shape[0] <= self.dense_limit:
-            matrices = self.coulomb(species_index, graph)
-            adjoint = dense_potential(gradient, fixed, matrices.detach(), graph)
-            adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
-            slots, _ = row_slots(graph[fields.BATCH], num)
-            coupling = adjoint_flow * multiply_rows(matrices, charges, slots)
-        else:
-            operator = self.operator(species_index, graph)
-            adjoint = flow_iteratively(
-                gradient,
-                fixed.weights,
-                edge_index,
-                fixed.hardness,
-                operator,
-                None,
-                solver_tolerance(self.tolerance, features[0]),
-                self.max_iterations,
-            )[0]
-            adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
-            coupling = torch.zeros_like(flow)
-            if operator is not None:
-                coupling = coulomb_coupling(operator, adjoint_flow, charges, graph) / flow.shape[0]
-        of_potential = flow - apply_laplacian(parameters.weights, edge_index, potential)
-        of_flow = potential + parameters.hardness * flow - parameters.source
+        adjoint, _, _ = solve_potential(
+            gradient,
+            fixed,
+            coulomb.fixed(),
+            None,
+            solver_tolerance(self.tolerance, features[0]),
+            self.max_iterations,
+        )
+        adjoint_flow = apply_laplacian(fixed.weights, edge_index, adjoint)
+        coupling = coulomb.coupling(adjoint_flow, coefficients.base + flow)
+        of_potential = flow - apply_laplacian(coefficients.weights, edge_index, potential)
+        of_flow = potential + coefficients.hardness * flow - coefficients.source
         energies: Tensor = -adjoint * of_potential - adjoint_flow * of_flow - coupling
         return energies
 
@@ -267,11 +227,12 @@ class PhiCoulombHead(nn.Module):
         ConvergenceError
         """
         self.base_charges.require_constant(species_index, graph)
-        parameters = self.flow_parameters(features, species_index, graph)
-        operator = self.operator(species_index, graph)
-        return flow_response(parameters, operator, graph, self.max_iterations)
+        coefficients = self.coefficients(features, species_index, graph)
+        return flow_response(
+            coefficients, self.coulomb(species_index, graph, 0), self.max_iterations
+        )
 
-    def flow_parameters(
+    def coefficients(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
     ) -> FlowParameters:
         """Sources, weights, hardnesses and base charges; arguments of ``forward``."""
@@ -282,6 +243,34 @@ class PhiCoulombHead(nn.Module):
             self.base_charges(features, species_index, graph),
         )
 
+    def solve(
+        self, coefficients: FlowParameters, coulomb: Coulomb, tolerance: float
+    ) -> Tuple[Tensor, Tensor, int, float]:
+        """φ | V and ρ | e, both (N,), iterations and residual; differentiable in training."""
+        if not self.training:
+            coefficients, coulomb = detached(coefficients), coulomb.fixed()
+        guess = coulomb.graph.get(fields.POTENTIAL_GUESS)
+        return solve_flow(
+            coefficients, coulomb, guess, tolerance, self.max_iterations, self.refinements
+        )
+
+    def energies(
+        self, coefficients: FlowParameters, coulomb: Coulomb, potential: Tensor, flow: Tensor
+    ) -> Tensor:
+        """F(φ, ρ), less f·PV in a field, by atom (N,) | eV at fixed φ and ρ."""
+        graph = coulomb.graph
+        edge_energy = coefficients.weights * driving_differences(potential, graph) ** 2
+        energies = (
+            potential * flow
+            - 0.25 * node_sum(edge_energy, graph[fields.EDGE_INDEX], potential.shape[0])
+            + (0.5 * coefficients.hardness * flow - coefficients.source) * flow
+            + coulomb.energies(coefficients.base + flow)
+        )
+        outside = field_potential(graph)
+        if outside is not None:
+            energies = energies + coefficients.base * outside
+        return energies
+
     def weights(self, species_index: Tensor, edge_index: Tensor, edge_vectors: Tensor) -> Tensor:
         """Edge weights (E,) | e/V, symmetric in the two ends of an edge."""
         symmetric = 0.5 * (self.log_conductance + self.log_conductance.t()).double()
@@ -289,18 +278,9 @@ class PhiCoulombHead(nn.Module):
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         return edge_weights(distances, self.cutoff, self.sigma) * symmetric.exp()[i, j]
 
-    def operator(
-        self, species_index: Tensor, graph: Dict[str, Tensor]
-    ) -> Optional[CoulombOperator]:
-        """A of one structure as what it takes to apply it, or none without Coulomb."""
+    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], dense_limit: int) -> Coulomb:
+        """A, by matrices in training, in batches and up to so many atoms; 0 without Coulomb."""
         if not self.needs_positions:
-            return None
-        return coulomb_operator(graph, self.widths(species_index), self.cutoff, self.accuracy)
-
-    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor]) -> Tensor:
-        """A (B, M, M) | eV/e², or zeros without Coulomb."""
-        if self.needs_positions:
-            return coulomb_matrices(graph, self.widths(species_index))
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        _, size = row_slots(graph[fields.BATCH], num)
-        return torch.zeros(num, size, size, dtype=torch.float64, device=species_index.device)
+            return no_coulomb(graph, dense_limit, self.training)
+        widths = self.widths(species_index)
+        return coulomb_of(graph, widths, self.cutoff, self.accuracy, dense_limit, self.training)

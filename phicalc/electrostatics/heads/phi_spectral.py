@@ -21,11 +21,12 @@ extensive, and two molecules that do not touch share the k between them.
 from typing import Dict, List, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phicalc import fields
 from phicalc.electrostatics.electronegativity import starting_charges
 from phicalc.electrostatics.heads.atom_parameters import AtomScalar
+from phicalc.electrostatics.heads.head import Head
 from phicalc.electrostatics.laplacian import apply_laplacian, edge_weights, laplacian_rows
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 
@@ -95,7 +96,7 @@ def lowest_modes(
     return torch.matmul(vectors, torch.matmul(inner, vectors.transpose(1, 2)))
 
 
-class PhiSpectralHead(nn.Module):
+class PhiSpectralHead(Head):
     """Potential, charges and energy in the k lowest modes of every structure's Laplacian.
 
     Parameters

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from phicalc import fields
+from phicalc.electrostatics.heads.head import Head
 
 
-class PooledHead(nn.Module):
+class PooledHead(Head):
     """An energy from the mean of all atoms' features; no charges.
 
     Parameters

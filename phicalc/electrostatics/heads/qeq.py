@@ -9,19 +9,14 @@ Two failures belong to the method: charge flows any distance at no cost, so an e
 screens like a metal, and distant fragments share a fraction of a charge.
 """
 
-from typing import Dict, List, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phicalc import fields
-from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
-from phicalc.electrostatics.coulomb.operator import (
-    ACCURACY,
-    coulomb_coupling,
-    coulomb_energies,
-    coulomb_operator,
-)
+from phicalc.electrostatics.coulomb.operator import Coulomb, coulomb_of
+from phicalc.electrostatics.coulomb.particle_mesh import ACCURACY
 from phicalc.electrostatics.electric_field import (
     FieldResponse,
     field_potential,
@@ -33,44 +28,31 @@ from phicalc.electrostatics.heads.atom_parameters import (
     PositivePerElement,
     start_widths,
 )
+from phicalc.electrostatics.heads.head import Head
 from phicalc.electrostatics.laplacian import silence_sparse_notice
-from phicalc.electrostatics.padding import from_rows, multiply_rows, row_slots, to_rows
 from phicalc.electrostatics.solvers.charges import (
     DENSE_LIMIT,
     MAX_ITERATIONS,
     equilibrate_iteratively,
     screening_mesh,
+    solve_charges,
     solver_tolerance,
 )
 
 
-def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:
-    """Charges that minimise Σ χ_i q_i + ½ qᵀKq at Σ q = Q, for each structure of a batch.
+class QEqCoefficients(NamedTuple):
+    """What the energy of charges depends on, besides A."""
 
-    Parameters
-    ----------
-    electronegativity
-        (B, M) | V | χ
-    kernel
-        (B, M, M) | eV/e² | J + A, symmetric, positive definite, zero where padded
-    total_charge
-        (B,) | e
-
-    Returns
-    -------
-    (B, M) | e, zero where padded; differentiable to any order
-    """
-    diagonal = kernel.diagonal(0, 1, 2)
-    real = (diagonal > 0).to(kernel.dtype)
-    padded = kernel + torch.diag_embed(1.0 - real)
-    solved = torch.linalg.solve(padded, torch.stack([-electronegativity * real, real], 2))
-    free, uniform = solved[:, :, 0], solved[:, :, 1]
-    level = (total_charge - free.sum(1)) / uniform.sum(1)
-    charges: Tensor = free + level[:, None] * uniform
-    return charges
+    electronegativity: Tensor  # (N,) | V | χ, plus the potential of a field
+    hardness: Tensor  # (N,) | eV/e² | J
 
 
-class QEqHead(nn.Module):
+def detached(coefficients: QEqCoefficients) -> QEqCoefficients:
+    """The same numbers without their gradients."""
+    return QEqCoefficients(coefficients.electronegativity.detach(), coefficients.hardness.detach())
+
+
+class QEqHead(Head):
     """Equilibrated charges and their energy.
 
     Parameters
@@ -104,6 +86,7 @@ class QEqHead(nn.Module):
         self.cutoff = cutoff
         self.accuracy = accuracy
         self.tolerance = 0.0
+        self.refinements = 1  # orders of derivatives of the solution, in training on crystals
         self.electronegativity = AtomScalar(features, layers, pauling_electronegativities(elements))
         self.hardness = PositivePerElement([hardness] * len(elements))
         self.widths = PositivePerElement(start_widths(elements))
@@ -129,33 +112,11 @@ class QEqHead(nn.Module):
             A field on a periodic structure.
         ConvergenceError
         """
-        chi = self.electronegativity(features, species_index)
-        outside = field_potential(graph)
-        if outside is not None:
-            refuse_periodic_field(graph)
-            chi = chi + outside
-        hardness = self.hardness(species_index)
-        widths = self.widths(species_index)
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        if self.training or num > 1 or widths.shape[0] <= self.dense_limit:
-            charges, potential = self.solve_densely(chi, hardness, widths, graph)
-            energies = charges * (chi + 0.5 * potential)
-            iterations, residual = 0, 0.0
-        else:
-            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
-            diagonal = hardness.detach() + operator.diagonal
-            charges, iterations, residual = equilibrate_iteratively(
-                chi.detach(),
-                hardness.detach(),
-                operator,
-                graph[fields.TOTAL_CHARGE],
-                screening_mesh(graph, diagonal, operator.constant),
-                graph.get(fields.CHARGE_GUESS),
-                solver_tolerance(self.tolerance, features[0]),
-                self.max_iterations,
-            )
-            own = charges * (chi + 0.5 * hardness * charges)
-            energies = own + coulomb_energies(operator, charges, graph)
+        coefficients = self.coefficients(features, species_index, graph)
+        coulomb = self.coulomb(species_index, graph, self.dense_limit)
+        tolerance = solver_tolerance(self.tolerance, features[0])
+        charges, iterations, residual = self.solve(coefficients, coulomb, tolerance)
+        energies = self.energies(coefficients, coulomb, charges)
         device = charges.device
         return {
             fields.ENERGIES: energies,
@@ -188,31 +149,20 @@ class QEqHead(nn.Module):
         ------
         ConvergenceError
         """
-        chi = self.electronegativity(features, species_index)
-        hardness, widths = self.hardness(species_index), self.widths(species_index)
+        coefficients = self.coefficients(features, species_index, graph)
+        coulomb = self.coulomb(species_index, graph, self.dense_limit)
+        adjoint, _, _ = solve_charges(
+            -gradient,
+            coefficients.hardness.detach(),
+            coulomb.fixed(),
+            torch.zeros_like(graph[fields.TOTAL_CHARGE]),
+            None,
+            solver_tolerance(self.tolerance, features[0]),
+            self.max_iterations,
+        )
         charges = result[fields.CHARGES]
-        neutral = torch.zeros_like(graph[fields.TOTAL_CHARGE])
-        if neutral.shape[0] > 1 or widths.shape[0] <= self.dense_limit:
-            kernel, slots = self.kernel_rows(hardness, widths, graph)
-            num, size = kernel.shape[0], kernel.shape[1]
-            rows = to_rows(-gradient, slots, num, size)
-            adjoint = from_rows(equilibrate(rows, kernel.detach(), neutral), slots)
-            energies: Tensor = -adjoint * (chi + multiply_rows(kernel, charges, slots))
-        else:
-            operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
-            diagonal = hardness.detach() + operator.diagonal
-            adjoint = equilibrate_iteratively(
-                -gradient,
-                hardness.detach(),
-                operator,
-                neutral,
-                screening_mesh(graph, diagonal, operator.constant),
-                None,
-                solver_tolerance(self.tolerance, features[0]),
-                self.max_iterations,
-            )[0]
-            coupling = coulomb_coupling(operator, adjoint, charges, graph)
-            energies = -adjoint * (chi + hardness * charges) - coupling / charges.shape[0]
+        own = coefficients.electronegativity + coefficients.hardness * charges
+        energies: Tensor = -adjoint * own - coulomb.coupling(adjoint, charges)
         return energies
 
     def response(
@@ -227,63 +177,74 @@ class QEqHead(nn.Module):
         ConvergenceError
         """
         refuse_periodic_field(graph)
+        coefficients = self.coefficients(features, species_index, graph)
+        fixed = detached(coefficients)
+        coulomb = self.coulomb(species_index, graph, 0)
         positions, total_charge = graph[fields.POSITIONS], graph[fields.TOTAL_CHARGE]
-        chi = self.electronegativity(features, species_index)
-        outside = field_potential(graph)
-        if outside is not None:
-            chi = chi + outside
-        hardness, widths = self.hardness(species_index), self.widths(species_index)
-        operator = coulomb_operator(graph, widths, self.cutoff, self.accuracy)
-        diagonal = hardness.detach() + operator.diagonal
-        screening = screening_mesh(graph, diagonal, operator.constant)
+        solved = coulomb.fixed()
+        screening = screening_mesh(graph, fixed.hardness + solved.diagonal())
         charges = equilibrate_iteratively(
-            chi.detach(),
-            hardness.detach(),
-            operator,
+            fixed.electronegativity,
+            fixed.hardness,
+            solved,
             total_charge,
             screening,
             max_iterations=self.max_iterations,
         )[0]
-        potential = chi + hardness * charges
+        potential = coefficients.electronegativity + coefficients.hardness * charges
         mixed: List[Tensor] = []
         changes: List[Tensor] = []
         for axis in range(3):
             along = positions[:, axis]
-            none = torch.zeros_like(total_charge)
             change = equilibrate_iteratively(
                 -along.detach(),
-                hardness.detach(),
-                operator,
-                none,
+                fixed.hardness,
+                solved,
+                torch.zeros_like(total_charge),
                 screening,
                 max_iterations=self.max_iterations,
             )[0]
-            coupling = coulomb_coupling(operator, change, charges, graph)
+            coupling = coulomb.coupling(change, charges).sum()
             mixed.append((change * potential).sum() + coupling - (charges * along).sum())
             changes.append(change)
         moment = torch.mv(positions.t(), charges)
         polarisability = torch.mm(positions.t(), torch.stack(changes, 1))
         return FieldResponse(torch.stack(mixed), moment, polarisability)
 
-    def solve_densely(
-        self, chi: Tensor, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
-    ) -> Tuple[Tensor, Tensor]:
-        """Charges | e and their potential (J + A) q | V, both (N,), from χ, J and σ (N,)."""
-        total_charge = graph[fields.TOTAL_CHARGE]
-        kernel, slots = self.kernel_rows(hardness, widths, graph)
-        chi_rows = to_rows(chi, slots, kernel.shape[0], kernel.shape[1])
-        if self.training:
-            rows = equilibrate(chi_rows, kernel, total_charge)
-        else:
-            rows = equilibrate(chi_rows.detach(), kernel.detach(), total_charge)
-        charges = from_rows(rows, slots)
-        return charges, multiply_rows(kernel, charges, slots)
+    def coefficients(
+        self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]
+    ) -> QEqCoefficients:
+        """χ and J; arguments of ``forward``."""
+        chi = self.electronegativity(features, species_index)
+        outside = field_potential(graph)
+        if outside is not None:
+            refuse_periodic_field(graph)
+            chi = chi + outside
+        return QEqCoefficients(chi, self.hardness(species_index))
 
-    def kernel_rows(
-        self, hardness: Tensor, widths: Tensor, graph: Dict[str, Tensor]
-    ) -> Tuple[Tensor, Tensor]:
-        """J + A of a batch (B, M, M) | eV/e², and the place of every atom in its rows (N,)."""
-        num = graph[fields.TOTAL_CHARGE].shape[0]
-        slots, size = row_slots(graph[fields.BATCH], num)
-        diagonal = torch.diag_embed(to_rows(hardness, slots, num, size))
-        return coulomb_matrices(graph, widths) + diagonal, slots
+    def solve(
+        self, coefficients: QEqCoefficients, coulomb: Coulomb, tolerance: float
+    ) -> Tuple[Tensor, int, float]:
+        """Charges (N,) | e, iterations and relative residual; differentiable in training."""
+        if not self.training:
+            coefficients, coulomb = detached(coefficients), coulomb.fixed()
+        return solve_charges(
+            coefficients.electronegativity,
+            coefficients.hardness,
+            coulomb,
+            coulomb.graph[fields.TOTAL_CHARGE],
+            coulomb.graph.get(fields.CHARGE_GUESS),
+            tolerance,
+            self.max_iterations,
+            self.refinements,
+        )
+
+    def energies(self, coefficients: QEqCoefficients, coulomb: Coulomb, charges: Tensor) -> Tensor:
+        """E(q) by atom (N,) | eV at fixed charges."""
+        own = coefficients.electronegativity + 0.5 * coefficients.hardness * charges
+        return charges * own + coulomb.energies(charges)
+
+    def coulomb(self, species_index: Tensor, graph: Dict[str, Tensor], dense_limit: int) -> Coulomb:
+        """A, by matrices in training, in batches and up to so many atoms."""
+        widths = self.widths(species_index)
+        return coulomb_of(graph, widths, self.cutoff, self.accuracy, dense_limit, self.training)

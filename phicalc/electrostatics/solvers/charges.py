@@ -1,7 +1,7 @@
-"""Conjugate gradients for the charges of one large structure.
+"""Equilibration of charges, by matrices or by conjugate gradients: whichever A is made for.
 
-They give what the dense solves of the qeq and phi-coulomb heads give, and no gradient: the
-energies are variational, so that MD needs none. K = J + A is applied as a `CoulombOperator`.
+The iterations give what the dense solve gives, and no gradient: the energies are variational, so
+that MD needs none.
 
 An error δq of the charges enters the energy as δq² and the forces as δq. The iterations stop at a
 relative residual of 1e-8 in a float64 model, which keeps forces to about 1e-7 eV/Å whatever they
@@ -24,15 +24,13 @@ from phicalc.electrostatics.coulomb.mesh import (
     build_mesh,
     typical_density,
 )
-from phicalc.electrostatics.coulomb.operator import CoulombOperator, apply_operator
-from phicalc.electrostatics.laplacian import adjacency_matrix, node_sum
+from phicalc.electrostatics.coulomb.operator import Coulomb
+from phicalc.electrostatics.padding import from_rows
 from phicalc.errors import ConvergenceError
+from phicalc.units import COULOMB_CONSTANT
 
 TOLERANCE: float = 1e-8
 """Relative residual at which the iterations stop."""
-
-ROUNDING: float = 1e-8
-"""Part of sᵀ diag(L) s in the norm of a source, so that one that drives no flow has a norm too."""
 
 SINGLE_TOLERANCE: float = 1e-6
 """The same for a network in single precision."""
@@ -80,8 +78,92 @@ def root(square: float) -> float:
     return 0.0 if square < 0.0 else square**0.5
 
 
+def solve_charges(
+    electronegativity: Tensor,
+    hardness: Tensor,
+    coulomb: Coulomb,
+    total_charge: Tensor,
+    guess: Optional[Tensor] = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    refinements: int = 1,
+) -> Tuple[Tensor, int, float]:
+    """Charges (N,) | e that minimise Σ χ_i q_i + ½ qᵀ(J + A)q at Σ q = Q, of every structure.
+
+    Differentiable where A is a matrix. Arguments and what else is returned as of
+    `equilibrate_iteratively`; a direct solve has no iterations and no residual.
+
+    Raises
+    ------
+    ConvergenceError
+    """
+    if not torch.jit.is_scripting() and coulomb.refined():  # type: ignore[attr-defined]
+        return refine_charges(electronegativity, hardness, coulomb, total_charge, refinements)
+    if coulomb.matrices is not None:
+        rows = equilibrate(coulomb.rows(electronegativity), coulomb.kernel(hardness), total_charge)
+        return from_rows(rows, coulomb.slots), 0, 0.0
+    return equilibrate_iteratively(
+        electronegativity,
+        hardness,
+        coulomb,
+        total_charge,
+        screening_mesh(coulomb.graph, hardness + coulomb.diagonal()),
+        guess,
+        tolerance,
+        max_iterations,
+    )
+
+
+def refine_charges(
+    electronegativity: Tensor, hardness: Tensor, coulomb: Coulomb, total_charge: Tensor, steps: int
+) -> Tuple[Tensor, int, float]:
+    """The same from a solve without derivatives, which steps of refining it add.
+
+    Each is one of Newton's method with a constant matrix, and makes derivatives of one more order
+    right. A head's energy is stationary, so a loss on its forces needs the first alone.
+    """
+    kernel, slots = coulomb.kernel(hardness.detach()), coulomb.slots
+    rows = equilibrate(coulomb.rows(electronegativity.detach()), kernel, total_charge)
+    charges = from_rows(rows, slots)
+    for _ in range(steps):
+        potential = electronegativity + hardness * charges + coulomb.apply(charges)
+        missing = total_charge - coulomb.rows(charges).sum(1)
+        change = equilibrate(coulomb.rows(potential), kernel, missing)
+        charges = charges + from_rows(change, slots)
+    return charges, 0, 0.0
+
+
+def equilibrate(electronegativity: Tensor, kernel: Tensor, total_charge: Tensor) -> Tensor:
+    """Charges that minimise Σ χ_i q_i + ½ qᵀKq at Σ q = Q, for each structure of a batch.
+
+    Parameters
+    ----------
+    electronegativity
+        (B, M) | V | χ
+    kernel
+        (B, M, M) | eV/e² | J + A, symmetric, positive definite, zero where padded
+    total_charge
+        (B,) | e
+
+    Returns
+    -------
+    (B, M) | e, zero where padded; differentiable to any order
+    """
+    diagonal = kernel.diagonal(0, 1, 2)
+    real = (diagonal > 0).to(kernel.dtype)
+    padded = kernel + torch.diag_embed(1.0 - real)
+    solved = torch.linalg.solve(padded, torch.stack([-electronegativity * real, real], 2))
+    free, uniform = solved[:, :, 0], solved[:, :, 1]
+    level = (total_charge - free.sum(1)) / uniform.sum(1)
+    charges: Tensor = free + level[:, None] * uniform
+    return charges
+
+
 def screening_mesh(
-    graph: Dict[str, Tensor], diagonal: Tensor, constant: float, spacing: float = SCREENING_SPACING
+    graph: Dict[str, Tensor],
+    diagonal: Tensor,
+    constant: float = COULOMB_CONSTANT,
+    spacing: float = SCREENING_SPACING,
 ) -> Optional[Mesh]:
     """What the long waves of A subtract from 1/D in (D + A)⁻¹, for a crystal.
 
@@ -127,7 +209,7 @@ def precondition(mesh: Optional[Mesh], diagonal: Tensor, residual: Tensor) -> Te
 def equilibrate_iteratively(
     electronegativity: Tensor,
     hardness: Tensor,
-    operator: CoulombOperator,
+    coulomb: Coulomb,
     total_charge: Tensor,
     screening: Optional[Mesh] = None,
     guess: Optional[Tensor] = None,
@@ -140,7 +222,7 @@ def equilibrate_iteratively(
     ----------
     electronegativity, hardness
         (N,) | V, eV/e²
-    operator
+    coulomb
         A of the structure
     total_charge
         (1,) | e
@@ -161,7 +243,7 @@ def equilibrate_iteratively(
     charges, iterations, square = descend(
         electronegativity,
         hardness,
-        operator,
+        coulomb,
         total_charge,
         screening,
         charges,
@@ -172,7 +254,7 @@ def equilibrate_iteratively(
         charges, more, square = descend(
             electronegativity,
             hardness,
-            operator,
+            coulomb,
             total_charge,
             None,
             charges,
@@ -188,7 +270,7 @@ def equilibrate_iteratively(
 def descend(
     electronegativity: Tensor,
     hardness: Tensor,
-    operator: CoulombOperator,
+    coulomb: Coulomb,
     total_charge: Tensor,
     screening: Optional[Mesh],
     charges: Tensor,
@@ -201,7 +283,7 @@ def descend(
     M⁻¹1 (N. I. M. Gould et al., doi:10.1137/S1064827598345667). Ends with a negative square where
     the preconditioner is not positive definite.
     """
-    diagonal = hardness + operator.diagonal
+    diagonal = hardness + coulomb.diagonal()
     uniform = precondition(screening, diagonal, torch.ones_like(diagonal))
     share = uniform / uniform.sum()
     # The residual is measured against that of no charges, and χ's level where they hardly vary.
@@ -211,7 +293,7 @@ def descend(
     norm = norm + 1e-6 * float((electronegativity**2 / diagonal).sum())
 
     charges = charges + share * (total_charge - charges.sum())
-    residual = -electronegativity - hardness * charges - apply_operator(operator, charges)
+    residual = -electronegativity - hardness * charges - coulomb.apply(charges)
     residual = residual - torch.dot(share, residual)
     step = precondition(screening, diagonal, residual)
     step = step - share * step.sum()
@@ -219,7 +301,7 @@ def descend(
     direction = step
     iterations = 0
     while rho > norm * tolerance**2 and iterations < max_iterations:
-        image = hardness * direction + apply_operator(operator, direction)
+        image = hardness * direction + coulomb.apply(direction)
         length = rho / float(torch.dot(direction, image))
         charges = torch.add(charges, direction, alpha=length)
         residual = torch.sub(residual, image, alpha=length)
@@ -231,82 +313,3 @@ def descend(
         rho = rho_next
         iterations += 1
     return charges, iterations, relative_square(rho, norm)
-
-
-def flow_iteratively(
-    source: Tensor,
-    weights: Tensor,
-    edge_index: Tensor,
-    hardness: Tensor,
-    operator: Optional[CoulombOperator],
-    guess: Optional[Tensor] = None,
-    tolerance: float = TOLERANCE,
-    max_iterations: int = MAX_ITERATIONS,
-    rounding: float = ROUNDING,
-) -> Tuple[Tensor, int, float]:
-    """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
-
-    1 + K L is symmetric in that product, with all eigenvalues at 1 or above. What it can't see, a
-    constant on each connected component, moves no charge and no energy.
-
-    Parameters
-    ----------
-    source
-        (N,) | V | s − A q⁰
-    weights, edge_index
-        (E,), (2, E) | edges sorted by receiver
-    hardness, operator
-        J (N,) | eV/e², and A; no operator, no Coulomb
-    guess
-        (N,) | starting vector; the source without one
-
-    Returns
-    -------
-    φ (N,) | V, number of iterations, relative residual in the norm √(xᵀLx)
-
-    Raises
-    ------
-    ConvergenceError
-    """
-    num_nodes = source.shape[0]
-    adjacency = adjacency_matrix(weights, edge_index, num_nodes)
-    degree = node_sum(weights, edge_index, num_nodes)
-
-    potential = source if guess is None else guess
-    residual = (
-        source - potential - kernel(hardness, operator, laplace(adjacency, degree, potential))
-    )
-    flow = laplace(adjacency, degree, residual)
-    rho = float(torch.dot(residual, flow))
-    norm = float(torch.dot(source, laplace(adjacency, degree, source)))
-    norm = norm + rounding * float(torch.dot(degree, source * source))
-    target = norm * tolerance**2
-    direction, direction_flow = residual, flow
-    iterations = 0
-    while rho > target and iterations < max_iterations:
-        image = direction + kernel(hardness, operator, direction_flow)
-        length = rho / float(torch.dot(direction_flow, image))
-        potential = torch.add(potential, direction, alpha=length)
-        residual = torch.sub(residual, image, alpha=length)
-        flow = laplace(adjacency, degree, residual)
-        rho_next = float(torch.dot(residual, flow))
-        direction = torch.add(residual, direction, alpha=rho_next / rho)
-        direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
-        rho = rho_next
-        iterations += 1
-    left = root(relative_square(rho, norm))
-    check_converged(left)
-    return potential, iterations, left
-
-
-def kernel(hardness: Tensor, operator: Optional[CoulombOperator], charges: Tensor) -> Tensor:
-    """(J + A) q (N,) | V."""
-    potential = hardness * charges
-    if operator is not None:
-        potential = potential + apply_operator(operator, charges)
-    return potential
-
-
-def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:
-    """Lφ (N,) from L = diag(degree) − adjacency."""
-    return degree * potential - torch.mv(adjacency, potential)

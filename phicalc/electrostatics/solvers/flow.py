@@ -9,25 +9,26 @@ import torch
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.electrostatics.coulomb.operator import (
-    CoulombOperator,
-    apply_operator,
-    coulomb_coupling,
-)
+from phicalc.electrostatics.coulomb.operator import Coulomb
 from phicalc.electrostatics.electric_field import FieldResponse, edge_drops
 from phicalc.electrostatics.laplacian import (
+    adjacency_matrix,
     apply_laplacian,
     edge_difference,
     laplacian_rows,
     node_sum,
 )
-from phicalc.electrostatics.padding import from_rows, multiply_rows, row_slots, to_rows
+from phicalc.electrostatics.padding import from_rows
 from phicalc.electrostatics.solvers.charges import (
     MAX_ITERATIONS,
     TOLERANCE,
-    flow_iteratively,
-    kernel,
+    check_converged,
+    relative_square,
+    root,
 )
+
+ROUNDING: float = 1e-8
+"""Part of sᵀ diag(L) s in the norm of a source, so that one that drives no flow has a norm too."""
 
 
 class FlowParameters(NamedTuple):
@@ -69,66 +70,61 @@ def flow_potential(source: Tensor, laplacian: Tensor, kernel: Tensor) -> Tensor:
     return potential
 
 
-def dense_potential(
-    source: Tensor, parameters: FlowParameters, matrices: Tensor, graph: Dict[str, Tensor]
-) -> Tensor:
-    """``flow_potential`` (N,) | V of the atoms of a batch, from a source (N,) and A (B, M, M)."""
-    num, size = matrices.shape[0], matrices.shape[1]
-    slots, _ = row_slots(graph[fields.BATCH], num)
-    laplacian = laplacian_rows(parameters.weights, graph[fields.EDGE_INDEX], slots, num, size)
-    diagonal = torch.diag_embed(to_rows(parameters.hardness, slots, num, size))
-    rows = flow_potential(to_rows(source, slots, num, size), laplacian, matrices + diagonal)
-    return from_rows(rows, slots)
-
-
-def solve_flow_densely(
-    parameters: FlowParameters, matrices: Tensor, graph: Dict[str, Tensor], training: bool
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """Potential, flow and Coulomb energies of a batch, by matrices.
-
-    Parameters
-    ----------
-    matrices
-        (B, M, M) | eV/e² | A
-    graph
-        needs BATCH, EDGE_INDEX and EDGE_VECTORS; may hold FIELD
-    training
-        whether potential and flow are differentiable; if not, the Coulomb energies still are, at
-        fixed flow
-
-    Returns
-    -------
-    φ | V, ρ | e and ½ q_i (Aq)_i | eV, all (N,)
-    """
-    edge_index = graph[fields.EDGE_INDEX]
-    slots, _ = row_slots(graph[fields.BATCH], matrices.shape[0])
-    fixed = parameters if training else detached(parameters)
-    fixed_matrices = matrices if training else matrices.detach()
-    driven = driven_charges(fixed.weights, edge_drops(graph), edge_index, fixed.source)
-    driven = driven if training else driven.detach()
-    right = fixed.source - fixed.hardness * driven
-    right = right - multiply_rows(fixed_matrices, fixed.base + driven, slots)
-    potential = dense_potential(right, fixed, fixed_matrices, graph)
-    flow = apply_laplacian(fixed.weights, edge_index, potential) + driven
-    charges = parameters.base + flow
-    return potential, flow, 0.5 * charges * multiply_rows(matrices, charges, slots)
-
-
-def solve_flow_iteratively(
+def solve_potential(
+    source: Tensor,
     parameters: FlowParameters,
-    operator: Optional[CoulombOperator],
-    graph: Dict[str, Tensor],
+    coulomb: Coulomb,
+    guess: Optional[Tensor] = None,
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+) -> Tuple[Tensor, int, float]:
+    """φ (N,) | V of (1 + (J + A) L) φ = source, of every structure.
+
+    Differentiable to any order where A is a differentiable matrix. Returns and raises what
+    `flow_iteratively` does; a direct solve has no iterations and no residual.
+    """
+    graph = coulomb.graph
+    if coulomb.matrices is None:
+        return flow_iteratively(
+            source,
+            parameters.weights,
+            graph[fields.EDGE_INDEX],
+            parameters.hardness,
+            coulomb,
+            guess,
+            tolerance,
+            max_iterations,
+        )
+    kernel = coulomb.kernel(parameters.hardness)
+    laplacian = laplacian_rows(
+        parameters.weights,
+        graph[fields.EDGE_INDEX],
+        coulomb.slots,
+        kernel.shape[0],
+        kernel.shape[1],
+    )
+    rows = flow_potential(coulomb.rows(source), laplacian, kernel)
+    return from_rows(rows, coulomb.slots), 0, 0.0
+
+
+def solve_flow(
+    parameters: FlowParameters,
+    coulomb: Coulomb,
+    guess: Optional[Tensor] = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    refinements: int = 1,
 ) -> Tuple[Tensor, Tensor, int, float]:
-    """Potential and flow of one large structure, without matrices and without derivatives.
+    """Potential and flow of a structure or a batch.
 
     Parameters
     ----------
-    operator
-        A; none without Coulomb
-    graph
-        needs EDGE_INDEX and EDGE_VECTORS; may hold FIELD and POTENTIAL_GUESS to start from
+    coulomb
+        A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD
+    guess
+        (N,) | V | potential to start iterations from
+    refinements
+        see `refine_flow`
 
     Returns
     -------
@@ -138,44 +134,133 @@ def solve_flow_iteratively(
     ------
     ConvergenceError
     """
-    edge_index = graph[fields.EDGE_INDEX]
-    fixed = detached(parameters)
-    driven = driven_charges(fixed.weights, edge_drops(graph), edge_index, fixed.source).detach()
-    right = fixed.source - fixed.hardness * driven
-    if operator is not None:
-        right = right - apply_operator(operator, fixed.base + driven)
-    potential, iterations, residual = flow_iteratively(
-        right,
-        fixed.weights,
-        edge_index,
-        fixed.hardness,
-        operator,
-        graph.get(fields.POTENTIAL_GUESS),
-        tolerance,
-        max_iterations,
+    if not torch.jit.is_scripting() and coulomb.refined():  # type: ignore[attr-defined]
+        solved = solve_flow(detached(parameters), coulomb.fixed())
+        potential, flow = refine_flow(parameters, coulomb, solved[0], refinements)
+        return potential, flow, 0, 0.0
+    edge_index, drops = coulomb.graph[fields.EDGE_INDEX], edge_drops(coulomb.graph)
+    driven = driven_charges(parameters.weights, drops, edge_index, parameters.source)
+    right = parameters.source - parameters.hardness * driven
+    right = right - coulomb.apply(parameters.base + driven)
+    potential, iterations, residual = solve_potential(
+        right, parameters, coulomb, guess, tolerance, max_iterations
     )
-    flow = apply_laplacian(fixed.weights, edge_index, potential) + driven
+    flow = apply_laplacian(parameters.weights, edge_index, potential) + driven
     return potential, flow, iterations, residual
 
 
-def flow_response(
-    parameters: FlowParameters,
-    operator: Optional[CoulombOperator],
-    graph: Dict[str, Tensor],
-    max_iterations: int = MAX_ITERATIONS,
-) -> FieldResponse:
-    """Polarisation of one structure and its response to a field: four iterative solves.
+def refine_flow(
+    parameters: FlowParameters, coulomb: Coulomb, potential: Tensor, steps: int
+) -> Tuple[Tensor, Tensor]:
+    """Potential and flow (N,) with derivatives, from a potential without.
 
-    Arguments as of ``solve_flow_iteratively``; the graph needs POSITIONS, CELL and BATCH besides.
+    Each step is one of Newton's method with a constant matrix, and makes derivatives of one more
+    order right. A head's energy is stationary, so a loss on its forces needs the first alone.
+    """
+    edge_index, drops = coulomb.graph[fields.EDGE_INDEX], edge_drops(coulomb.graph)
+    fixed, slots = detached(parameters), coulomb.slots
+    kernel = coulomb.kernel(fixed.hardness)
+    num, size = kernel.shape[0], kernel.shape[1]
+    system = torch.matmul(kernel, laplacian_rows(fixed.weights, edge_index, slots, num, size))
+    system = system + torch.eye(size, dtype=system.dtype, device=system.device)
+    factors, pivots = torch.linalg.lu_factor(system)
+    driven = driven_charges(parameters.weights, drops, edge_index, parameters.source)
+    for _ in range(steps):
+        flow = apply_laplacian(parameters.weights, edge_index, potential) + driven
+        felt = parameters.hardness * flow + coulomb.apply(parameters.base + flow)
+        rows = coulomb.rows(parameters.source - potential - felt)
+        change = torch.linalg.lu_solve(factors, pivots, rows[:, :, None]).squeeze(2)
+        potential = potential + from_rows(change, slots)
+    return potential, apply_laplacian(parameters.weights, edge_index, potential) + driven
+
+
+def flow_iteratively(
+    source: Tensor,
+    weights: Tensor,
+    edge_index: Tensor,
+    hardness: Tensor,
+    coulomb: Coulomb,
+    guess: Optional[Tensor] = None,
+    tolerance: float = TOLERANCE,
+    max_iterations: int = MAX_ITERATIONS,
+    rounding: float = ROUNDING,
+) -> Tuple[Tensor, int, float]:
+    """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
+
+    1 + K L is symmetric in that product, with all eigenvalues at 1 or above. What it can't see, a
+    constant on each connected component, moves no charge and no energy.
+
+    Parameters
+    ----------
+    source
+        (N,) | V | s − A q⁰
+    weights, edge_index
+        (E,), (2, E) | edges sorted by receiver
+    hardness, coulomb
+        J (N,) | eV/e², and A
+    guess
+        (N,) | starting vector; the source without one
+
+    Returns
+    -------
+    φ (N,) | V, number of iterations, relative residual in the norm √(xᵀLx)
 
     Raises
     ------
     ConvergenceError
     """
+    num_nodes = source.shape[0]
+    adjacency = adjacency_matrix(weights, edge_index, num_nodes)
+    degree = node_sum(weights, edge_index, num_nodes)
+
+    potential = source if guess is None else guess
+    charges = laplace(adjacency, degree, potential)
+    residual = source - potential - (hardness * charges + coulomb.apply(charges))
+    flow = laplace(adjacency, degree, residual)
+    rho = float(torch.dot(residual, flow))
+    norm = float(torch.dot(source, laplace(adjacency, degree, source)))
+    norm = norm + rounding * float(torch.dot(degree, source * source))
+    target = norm * tolerance**2
+    direction, direction_flow = residual, flow
+    iterations = 0
+    while rho > target and iterations < max_iterations:
+        image = direction + (hardness * direction_flow + coulomb.apply(direction_flow))
+        length = rho / float(torch.dot(direction_flow, image))
+        potential = torch.add(potential, direction, alpha=length)
+        residual = torch.sub(residual, image, alpha=length)
+        flow = laplace(adjacency, degree, residual)
+        rho_next = float(torch.dot(residual, flow))
+        direction = torch.add(residual, direction, alpha=rho_next / rho)
+        direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
+        rho = rho_next
+        iterations += 1
+    left = root(relative_square(rho, norm))
+    check_converged(left)
+    return potential, iterations, left
+
+
+def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:
+    """Lφ (N,) from L = diag(degree) − adjacency."""
+    return degree * potential - torch.mv(adjacency, potential)
+
+
+def flow_response(
+    parameters: FlowParameters, coulomb: Coulomb, max_iterations: int = MAX_ITERATIONS
+) -> FieldResponse:
+    """Polarisation of one structure and its response to a field: four iterative solves.
+
+    Arguments as of `solve_flow`; the graph needs POSITIONS, CELL and BATCH besides.
+
+    Raises
+    ------
+    ConvergenceError
+    """
+    graph = coulomb.graph
     edge_index, vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS]
     source, weights, base = parameters.source, parameters.weights, parameters.base
     fixed = detached(parameters)
-    solved = solve_flow_iteratively(parameters, operator, graph, max_iterations=max_iterations)
+    fixed_coulomb = coulomb.fixed()
+    solved = solve_flow(fixed, fixed_coulomb, max_iterations=max_iterations)
     potential, flow = solved[0], solved[1]
     differences = driving_differences(potential, graph)
     moment = flow_moment(base, weights * differences, graph)[0]
@@ -184,22 +269,12 @@ def flow_response(
     for axis in range(3):
         along = vectors[:, axis]
         driven = driven_charges(fixed.weights, along, edge_index, fixed.source).detach()
-        right = -kernel(fixed.hardness, operator, driven)
-        change = flow_iteratively(
-            right,
-            fixed.weights,
-            edge_index,
-            fixed.hardness,
-            operator,
-            max_iterations=max_iterations,
-        )[0]
+        right = -(fixed.hardness * driven + fixed_coulomb.apply(driven))
+        change = solve_potential(right, fixed, fixed_coulomb, max_iterations=max_iterations)[0]
         flow_change = apply_laplacian(fixed.weights, edge_index, change) + driven
         difference_change = edge_difference(change, edge_index) - along
-        coupling = torch.zeros_like(source).sum()
-        if operator is not None:
-            coupling = coulomb_coupling(operator, flow_change, base + flow, graph)
         mixed.append(
-            coupling
+            coulomb.coupling(flow_change, base + flow).sum()
             - (flow_change * source).sum()
             - 0.5 * (weights * differences * difference_change).sum()
             - (base * graph[fields.POSITIONS][:, axis]).sum()

@@ -21,7 +21,7 @@ from phicalc.electrostatics.coulomb.ewald import (
     ewald_terms,
 )
 from phicalc.electrostatics.coulomb.mesh import POINTS_PER_ATOM, affordable_spacing, mesh_shape
-from phicalc.electrostatics.coulomb.operator import apply_operator, coulomb_operator
+from phicalc.electrostatics.coulomb.particle_mesh import apply_operator, coulomb_operator
 from phicalc.electrostatics.solvers.charges import screening_mesh
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
@@ -250,8 +250,9 @@ def test_the_screening_mesh_follows_the_atoms_too():
 def test_pairs_are_the_same_however_they_are_searched():
     atoms = gas(edge=20.0)
     positions, cell = torch.tensor(atoms.positions), torch.tensor(atoms.cell.array)
-    whole = lattice.image_pairs(positions, cell, 14.0)
-    parts = lattice.image_pairs(positions, cell, 14.0, block=3000)
+    reach = torch.full((len(positions),), 0.5 * 14.0**2).double()
+    whole = lattice.image_pairs(positions, cell, reach)
+    parts = lattice.image_pairs(positions, cell, reach, block=3000)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
     distances = torch.linalg.vector_norm(lattice.pair_vectors(whole, positions, cell), dim=1)
     _, _, expected = real_space_pairs(positions, cell, 14.0)

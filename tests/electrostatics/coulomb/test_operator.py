@@ -15,14 +15,15 @@ from phicalc.data.boxes import water_box
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.coulomb.ewald import direct_matrix, ewald_matrix
 from phicalc.electrostatics.coulomb.mesh import is_smooth, mesh_rule, mesh_size, spreading
-from phicalc.electrostatics.coulomb.operator import (
+from phicalc.electrostatics.coulomb.operator import coulomb_of
+from phicalc.electrostatics.coulomb.particle_mesh import (
+    ACCURACY,
     apply_operator,
-    coulomb_coupling,
     coulomb_energies,
     coulomb_operator,
 )
-from phicalc.electrostatics.heads.qeq import equilibrate
 from phicalc.electrostatics.solvers.charges import (
+    equilibrate,
     equilibrate_iteratively,
     precondition,
     screening_mesh,
@@ -231,9 +232,9 @@ def test_the_coupling_of_two_sets_of_charges():
     atoms = tilted_water(8)
     first, second = random_charges(24, 1.0), random_charges(24).flip(0).requires_grad_()
     graph = graph_of(atoms)
-    operator = coulomb_operator(graph, widths_of(atoms, NARROW), CUTOFF)
-    energy = coulomb_coupling(operator, first, second, graph)
-    potential = apply_operator(operator, first)
+    coulomb = coulomb_of(graph, widths_of(atoms, NARROW), CUTOFF, ACCURACY, 0, False)
+    energy = coulomb.coupling(first, second).sum()
+    potential = coulomb.apply(first)
     assert float(energy.detach()) == pytest.approx(float(second.detach() @ potential), abs=1e-10)
     (found,) = torch.autograd.grad(energy, second)
     assert_allclose(found, potential, atol=1e-10)
@@ -262,9 +263,9 @@ def test_equilibration_with_and_without_screening(name, total):
     graph, widths = graph_of(atoms), widths_of(atoms, NARROW)
     number, hardness = len(atoms), torch.full((len(atoms),), 10.0).double()
     chi = torch.tensor(np.where(atoms.numbers == 8, 3.44, 2.2)) + 0.1 * random_charges(number)
-    operator = coulomb_operator(graph, widths, CUTOFF, 1e-10)
-    diagonal = hardness + operator.diagonal
-    screening = screening_mesh(graph, diagonal, operator.constant)
+    coulomb = coulomb_of(graph, widths, CUTOFF, 1e-10, 0, False)
+    diagonal = hardness + coulomb.diagonal()
+    screening = screening_mesh(graph, diagonal)
     columns = [precondition(screening, diagonal, unit) for unit in torch.eye(number).double()]
     assert float(torch.linalg.eigvalsh(torch.stack(columns)).min()) > 0
     kernel = COULOMB_CONSTANT * ewald_matrix(
@@ -272,7 +273,7 @@ def test_equilibration_with_and_without_screening(name, total):
     )
     charge = torch.tensor([total]).double()
     expected = equilibrate(chi[None], (kernel + torch.diag(hardness))[None], charge)[0]
-    arguments = (chi, hardness, operator, charge)
+    arguments = (chi, hardness, coulomb, charge)
     counts = []
     for mesh, guess in ((None, None), (screening, None), (screening, expected + 1e-4)):
         found, iterations, residual = equilibrate_iteratively(*arguments, mesh, guess, 1e-10)
@@ -289,9 +290,9 @@ def test_too_much_screening_is_noticed():
     graph, widths = graph_of(atoms), widths_of(atoms, NARROW)
     hardness = torch.full((len(atoms),), 10.0).double()
     chi = torch.tensor(np.where(atoms.numbers == 8, 3.44, 2.2))
-    operator = coulomb_operator(graph, widths, CUTOFF)
-    screening = screening_mesh(graph, hardness + operator.diagonal, operator.constant)
-    arguments = (chi, hardness, operator, torch.zeros(1).double())
+    coulomb = coulomb_of(graph, widths, CUTOFF, ACCURACY, 0, False)
+    screening = screening_mesh(graph, hardness + coulomb.diagonal())
+    arguments = (chi, hardness, coulomb, torch.zeros(1).double())
     expected, _, _ = equilibrate_iteratively(*arguments, None)
     screening.kernel.mul_(20.0)
     found, _, residual = equilibrate_iteratively(*arguments, screening)
@@ -303,9 +304,10 @@ def test_charges_that_hardly_vary_are_solved_at_once():
     """A perfect crystal of one element: no charges, no iterations on rounding errors."""
     atoms = bulk("Al", cubic=True) * (2, 2, 2)
     hardness = torch.full((32,), 10.0).double()
-    operator = coulomb_operator(graph_of(atoms), torch.full((32,), 1.2).double(), CUTOFF)
+    widths = torch.full((32,), 1.2).double()
+    coulomb = coulomb_of(graph_of(atoms), widths, CUTOFF, ACCURACY, 0, False)
     chi = 1.61 + 1e-13 * random_charges(32)
-    found, iterations, _ = equilibrate_iteratively(chi, hardness, operator, torch.zeros(1).double())
+    found, iterations, _ = equilibrate_iteratively(chi, hardness, coulomb, torch.zeros(1).double())
     assert iterations == 0 and float(found.abs().max()) < 1e-10
 
 

@@ -10,8 +10,8 @@ from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.heads.phi import PhiHead
 from phicalc.electrostatics.heads.phi_coulomb import PhiCoulombHead
-from phicalc.electrostatics.heads.qeq import equilibrate
 from phicalc.electrostatics.laplacian import edge_weights
+from phicalc.electrostatics.solvers.charges import equilibrate
 from phicalc.model.config import LocalChargesConfig, ModelConfig, PhiSpectralConfig
 from phicalc.model.potential import Potential
 from tests.electrostatics.graphs import cluster

@@ -16,9 +16,9 @@ from tad_multicharge import eeq
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
 from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
-from phicalc.electrostatics.coulomb.operator import coulomb_energies, coulomb_operator
-from phicalc.electrostatics.heads.qeq import equilibrate
-from phicalc.electrostatics.solvers.charges import equilibrate_iteratively
+from phicalc.electrostatics.coulomb.operator import coulomb_of
+from phicalc.electrostatics.coulomb.particle_mesh import ACCURACY
+from phicalc.electrostatics.solvers.charges import equilibrate, equilibrate_iteratively
 
 CUTOFF = 5.0
 
@@ -103,10 +103,10 @@ def test_solved_by_matrices(atoms, total, theirs):
 
 def test_solved_by_iterations(atoms, total, theirs):
     graph = graph_of(atoms)
-    operator = coulomb_operator(graph, theirs["widths"], CUTOFF)
+    coulomb = coulomb_of(graph, theirs["widths"], CUTOFF, ACCURACY, 0, False)
     sum_to = torch.tensor([total], dtype=torch.float64)
     charges, _, residual = equilibrate_iteratively(
-        theirs["electronegativity"], theirs["hardness"], operator, sum_to, tolerance=1e-13
+        theirs["electronegativity"], theirs["hardness"], coulomb, sum_to, tolerance=1e-13
     )
     assert residual < 1e-12
-    compare(charges, coulomb_energies(operator, charges, graph).sum(), graph, theirs)
+    compare(charges, coulomb.energies(charges).sum(), graph, theirs)

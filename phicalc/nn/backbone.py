@@ -1,0 +1,43 @@
+"""What a backbone is: one file in this room, written to this signature."""
+
+from typing import List, Optional
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Base of all message-passing networks: features of the atoms, which know nothing of charges.
+
+    They are invariant under rotation, reflection and the order of atoms and edges, twice
+    differentiable in the edge vectors, and lose an edge smoothly at the cutoff and as its gate
+    closes. A batch is one graph without edges between its structures.
+    """
+
+    def forward(
+        self,
+        species_index: Tensor,
+        initial: Tensor,
+        edge_index: Tensor,
+        edge_vectors: Tensor,
+        edge_gates: Tensor,
+        kinds: Optional[Tensor] = None,
+    ) -> List[Tensor]:
+        """Node features h¹ … hᵀ after each message step, T tensors (N, F).
+
+        Parameters
+        ----------
+        species_index
+            (N,) int64 | place of each atom's element in the model's list
+        initial
+            (N, F) | added to the embedding of the element; of the model's dtype, as what follows
+        edge_index
+            (2, E) int64 | sender j, receiver i; E = 0 included
+        edge_vectors
+            (E, 3) | Å | r_j + S·cell − r_i
+        edge_gates
+            (E,) | in [0, 1], a factor of the envelope
+        kinds
+            (N,) int64 | atoms of one kind have the same initial features; without them all may
+            differ
+        """
+        raise NotImplementedError
