@@ -37,7 +37,7 @@ ARGUMENTS = {
 ANY_TEXT = {"description", "licence", "data_licence", "rows"}
 """Options that may say anything, or whose values are checked against a file."""
 
-SETTING = {"every": "_every", "fixed": "--fix", "properties": "propert", "born": "BORN"}
+SETTING = {"every": "_every", "properties": "propert", "born_file": "BORN"}
 """Other words by which a message may name an option."""
 
 WRONG: dict[type, tuple[str, ...]] = {
@@ -49,9 +49,13 @@ NOT_NEGATIVE = {
     *("steps", "timestep", "thermostat_time", "barostat_time", "seed", "every", "max_spread"),
     *("checkpoint_every", "threads", "max_force", "max_stress", "correlation_time", "maximum"),
     *("interval", "span", "points", "strain", "supercell_length", "displacement", "mesh"),
-    *("batch_size", "skip", "seconds", "size"),
+    *("batch_size", "skip", "seconds", "size", "trajectory_every", "log_every", "max_speed"),
+    *("max_temperature", "max_energy_jump", "symmetry_tolerance"),
 }
-HUGE_IS_FINE = {"steps", "every", "checkpoint_every", "seed", "threads", "batch_size", "size"}
+HUGE_IS_FINE = {
+    *("steps", "every", "trajectory_every", "log_every", "checkpoint_every", "seed", "threads"),
+    *("batch_size", "size"),
+}
 
 
 def kind_of(hint: Any) -> type:
@@ -73,11 +77,12 @@ def cases():
             if kind in (bool, Path) or kind not in (float, int, str):
                 continue
             wrong = list(WRONG[kind])
-            if option.name in ("temperature", "pressure") and kind is str:
+            if option.name in ("temperature", "pressure", "mesh") and kind is str:
                 wrong = ["nan", "inf", "abc", "", "300:nan", ":", "300:"]
-            if kind is int and option.name in HUGE_IS_FINE:
+            field = option.name.removeprefix("relax_")
+            if kind is int and field in HUGE_IS_FINE:
                 wrong.remove("99999999999999999999999")
-            if option.name in NOT_NEGATIVE:
+            if field in NOT_NEGATIVE:
                 wrong.append("-3")
             if option.name == "seconds":
                 wrong.remove("-inf")  # "-inf" and "-3" are both below zero

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from pydantic import ValidationError
 
 from phicalc import PhiCalculator
-from phicalc.errors import UnsupportedError
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.derivatives import Differentiated
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
@@ -45,7 +44,7 @@ def network(heads: str, feedback: bool) -> Differentiated | None:
     """A model with these heads; None where its configuration is refused."""
     try:
         return small_potential("float64", heads=COMBINATIONS[heads], charge_feedback=feedback)
-    except ValidationError:
+    except ConfigError:
         return None
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from ase import Atoms, units
 from pydantic import Field
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import SimulationError, UnsupportedError
 from phicalc.machine.files import refuse_existing, write_json
 from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.crystal.stiffness import PAIRS, Array, Stiffness, symmetrised
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import point_group, space_group
 from phicalc.workflows.watching import Display
 

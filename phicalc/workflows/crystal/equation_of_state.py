@@ -10,13 +10,13 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
 from phicalc.machine.files import refuse_existing, replacing, write_json
 from phicalc.workflows.crystal.figures import draw_equation_of_state
 from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import conventional_atoms
 from phicalc.workflows.watching import Display
 

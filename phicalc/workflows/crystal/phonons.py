@@ -11,6 +11,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.machine.files import refuse_existing, replacing
 from phicalc.workflows.crystal.born import PROPERTIES, BornCharges, from_calculator, from_file
@@ -28,7 +29,6 @@ from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import save_figure
 from phicalc.workflows.frames import as_extxyz
 from phicalc.workflows.relax import RelaxResult
-from phicalc.workflows.settings import Positive
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

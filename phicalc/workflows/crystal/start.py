@@ -5,9 +5,9 @@ from pathlib import Path
 from ase import Atoms
 from pydantic import Field
 
+from phicalc.checks.settings import Settings
 from phicalc.errors import UnsupportedError
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Settings
 from phicalc.workflows.simulation import Simulation
 
 RELAXED_CRYSTAL = RelaxSettings(cell="full", keep_symmetry=True, max_force=1e-3)

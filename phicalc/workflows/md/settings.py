@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from phicalc.workflows.settings import Finite, Positive, Settings
+from phicalc.checks.settings import Positive, Settings
 
 Ensemble = Literal["nve", "langevin", "nose-hoover", "bussi", "npt", "npt-cell"]
 
@@ -43,7 +43,7 @@ class MDSettings(Settings):
     temperature: Positive | tuple[Positive, ...] | None = Field(
         None, description="target in K; for nve of the starting velocities only"
     )
-    pressure: Finite | tuple[Finite, ...] = Field(0.0, description="target in GPa, npt only")
+    pressure: float | tuple[float, ...] = Field(0.0, description="target in GPa, npt only")
     thermostat_time: Positive = Field(
         100.0, description="relaxation time of the thermostat in fs (Langevin: 1 / friction)"
     )

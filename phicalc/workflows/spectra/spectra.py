@@ -10,10 +10,10 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive, Settings
 from phicalc.errors import UnsupportedError
 from phicalc.machine.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.figures import save_figure
-from phicalc.workflows.settings import Positive, Settings
 from phicalc.workflows.spectra.correlation import (
     SPEED_OF_LIGHT,
     QuantumCorrection,
