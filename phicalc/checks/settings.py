@@ -10,6 +10,9 @@ from phicalc.errors import ConfigError
 
 Positive = Annotated[float, Field(gt=0)]
 
+BATCH_SIZE = 8
+"""Structures that are evaluated at a time: on a CPU more is no faster."""
+
 
 class Settings(BaseModel):
     """Validated, frozen settings: an unknown key or a value out of range is a `ConfigError`.

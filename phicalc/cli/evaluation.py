@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from phicalc.checks.settings import Settings
+from phicalc.checks.settings import BATCH_SIZE, Settings
 from phicalc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Computer(Settings):
 class Batches(Computer):
     """How many structures of a file a model takes."""
 
-    batch_size: int = Field(8, ge=1, description="structures at a time")
+    batch_size: int = Field(BATCH_SIZE, ge=1, description="structures at a time")
 
 
 class Threaded(Computer):

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from phicalc import fields
-from phicalc.checks.settings import Settings, validated
+from phicalc.checks.settings import BATCH_SIZE, Settings, validated
 from phicalc.errors import ConfigError
 from phicalc.model.config import ModelConfig
 
@@ -255,7 +255,7 @@ class TrainConfig(Settings):
         description="structures per step, over all processes; with a head that sums Coulomb, "
         "memory grows as it and as the square of the atoms of the largest",
     )
-    valid_batch_size: int = Field(default=8, ge=1)
+    valid_batch_size: int = Field(default=BATCH_SIZE, ge=1)
     validate_epochs: int = Field(default=1, ge=1, description="epochs between validations")
     gradient_clip: float | None = Field(
         default=10.0, gt=0, description="largest global gradient norm"

@@ -8,6 +8,7 @@ from ase import Atoms
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.checks.settings import BATCH_SIZE
 from phicalc.data.read import check_labels, total_charge_of
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
@@ -60,7 +61,7 @@ def evaluate_file(
     skip: Sequence[int] = (),
     keys: Mapping[str, str] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
     """Errors of a model on the labelled structures of a file.
@@ -134,7 +135,7 @@ def evaluate_structures(
     *,
     properties: Sequence[Property] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     keep_values: bool = False,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:

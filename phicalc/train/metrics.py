@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phicalc import fields
+from phicalc.checks.settings import BATCH_SIZE
 from phicalc.checks.structure import frames_of
 from phicalc.data.graph import collate, graph_dict
 from phicalc.data.graph_file import tensors_of
@@ -155,7 +156,7 @@ def evaluate(
     graphs: Sequence[Data],
     *,
     properties: Iterable[Property] | None = None,
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     alone_above: int | None = None,
     device: torch.device | str = "cpu",
     keep_values: bool = False,

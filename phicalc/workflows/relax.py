@@ -50,7 +50,7 @@ class RelaxSettings(Settings):
     """A relaxation. Lengths in Å, energies in eV, pressures in GPa."""
 
     optimizer: Literal["fire", "bfgs", "lbfgs"] = Field(
-        "bfgs", description="bfgs for some hundred atoms at most; fire where others fail"
+        "bfgs", description="minimiser: bfgs for some hundred atoms at most; fire where others fail"
     )
     steps: int = Field(500, ge=1, description="most steps to take")
     max_force: Positive = Field(0.01, description="largest force left, eV/Å")
@@ -58,7 +58,7 @@ class RelaxSettings(Settings):
     cell: Literal["fixed", "full", "volume", "shape"] = Field(
         "fixed", description="what of the cell may change"
     )
-    pressure: float = Field(0.0, description="in GPa; with cell full or volume")
+    pressure: float = Field(0.0, description="pressure on the cell, GPa; with cell full or volume")
     keep_symmetry: bool = Field(False, description="keep the space group")
     symmetry_tolerance: Positive = Field(
         1e-3, description="distance by which atoms may miss their symmetric places, Å"

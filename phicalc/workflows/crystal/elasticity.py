@@ -27,9 +27,11 @@ class ElasticSettings(CrystalSettings):
     relax_atoms: bool = Field(
         True, description="let the atoms follow each strain; else clamped constants only"
     )
-    max_force: Positive = Field(1e-3, description="largest force left in a strained cell")
+    max_force: Positive = Field(1e-3, description="largest force left in a strained cell, eV/Å")
     steps: int = Field(300, ge=1, description="most steps of a relaxation in a strained cell")
-    symmetry_tolerance: Positive = Field(1e-3, description="for the point group, Å")
+    symmetry_tolerance: Positive = Field(
+        1e-3, description="distance by which atoms may miss their symmetric places, Å"
+    )
 
 
 @dataclass(frozen=True)
