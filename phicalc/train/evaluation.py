@@ -9,7 +9,7 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.checks.settings import BATCH_SIZE
-from phicalc.data.read import check_labels, total_charge_of
+from phicalc.data.read import check_labels
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
 from phicalc.machine.device import resolve_device
@@ -23,7 +23,7 @@ from phicalc.serving.export import describe
 from phicalc.serving.metadata import Provenance
 from phicalc.serving.model_file import load_model
 from phicalc.train.config import Property
-from phicalc.train.dataset import graphs_of, read_without
+from phicalc.train.dataset import Labelled, labelled_graph, read_without
 from phicalc.train.labels import labels_somewhere, require_defined
 from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
 from phicalc.train.report import write_errors, write_parity_plot
@@ -152,14 +152,15 @@ def evaluate_structures(
     wanted = tuple(properties) if properties is not None else labels_somewhere(frames)
     if not wanted:
         raise DataError("no label is present in any frame, so nothing can be compared")
-    check_labels(frames, set(wanted), partial=wanted)
-    require_defined(frames, wanted)
-    for number, atoms in enumerate(frames):
+    labels = check_labels(frames, set(wanted), partial=wanted)
+    require_defined(frames, labels, wanted)
+    structures = [Labelled(*pair) for pair in zip(frames, labels, strict=True)]
+    for number, (atoms, of_one) in enumerate(structures):
         with naming([number]):
-            admit([opened], atoms, Conditions(total_charge_of(atoms), np.zeros(3)))
+            admit([opened], atoms, Conditions(of_one.total_charge, np.zeros(3)))
     return evaluate(
         _finite(opened),
-        graphs_of(frames, opened.metadata.cutoff, wanted),
+        [labelled_graph(one, opened.metadata.cutoff, wanted) for one in structures],
         properties=properties,
         batch_size=batch_size,
         alone_above=opened.metadata.capabilities.alone_above,
