@@ -20,15 +20,10 @@ from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
+from tests.heads import chosen
 from tests.reference_models import small_potential
 
-HEADS = {
-    "qeq": [{"kind": "qeq"}],
-    "phi-coulomb": [{"kind": "phi-coulomb", "formal_charges": {"Na": 1, "Cl": -1}}],
-    "phi-coulomb learned": [{"kind": "phi-coulomb", "base": "learned"}],
-    "local": [{"kind": "local"}],
-    "phi + qeq": [{"kind": "phi"}, {"kind": "qeq"}],
-}
+HEADS = chosen("qeq", "phi-coulomb", "phi-coulomb learned", "local", "phi + qeq")
 
 
 @cache
