@@ -126,17 +126,16 @@ def _said(key: str, words: str) -> str:
 def _path(problem: Any, content: object) -> list[str]:
     """Where it is, as the user wrote it: without the types and kinds that pydantic puts in."""
     path: list[str] = []
-    for part in problem["loc"]:
+    for place, part in enumerate(problem["loc"], 1):
         if isinstance(content, Mapping):
-            if part not in content and (
-                part == content.get("kind") or not str(part).isidentifier()
-            ):
+            last = place == len(problem["loc"])
+            if part not in content and not (last and str(part).isidentifier()):
                 continue
             content = content.get(part)
         elif isinstance(content, list | tuple) and isinstance(part, int):
-            content = content[part] if part < len(content) else None
-            if content is None and problem["type"] == "missing":
+            if part >= len(content):
                 continue  # an item that is not there has no name
+            content = content[part]
         elif isinstance(part, str):
             continue
         path.append(str(part))

@@ -183,9 +183,13 @@ class LossConfig(Settings):
         return tuple(name for name in fields.LABELS if getattr(self.weights, name) > 0)
 
 
-class OptimizerConfig(Settings):
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamWConfig(Settings):
     """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
 
+    kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     physical_rate: float = Field(
         default=10.0,
@@ -195,10 +199,34 @@ class OptimizerConfig(Settings):
     weight_decay: float = Field(
         default=1e-3, ge=0, description="decoupled decay of weight matrices"
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+
+
+class SOAPConfig(Settings):
+    """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321), of each matrix.
+
+    Biases and physical parameters have no basis of their own: theirs is plain Adam. Weight decay
+    is as with AdamW.
+    """
+
+    kind: Literal["soap"] = "soap"
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak learning rate")
+    physical_rate: float = Field(
+        default=3.3,
+        gt=0,
+        description="learning rate of physical parameters (hardnesses, conductances, …) over it",
     )
+    weight_decay: float = Field(
+        default=1e-3, ge=0, description="decoupled decay of weight matrices"
+    )
+    betas: tuple[Decay, Decay] = (0.95, 0.95)
+    basis_steps: int = Field(default=10, ge=1, description="steps from one basis to the next")
+    largest_basis: int = Field(
+        default=1000, ge=1, description="sides of matrices longer than this keep their own basis"
+    )
+
+
+OptimizerConfig = Annotated[AdamWConfig | SOAPConfig, Field(discriminator="kind")]
 
 
 class CosineConfig(Settings):
@@ -237,7 +265,7 @@ class TrainConfig(Settings):
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineConfig()
 
     epochs: int | None = Field(
@@ -268,6 +296,14 @@ class TrainConfig(Settings):
     threads: int | None = Field(default=None, ge=1, description="CPU threads per process")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     tensorboard: bool = True
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _kind_of_optimizer(cls, value: object) -> object:
+        """``soap`` alone is the kind; a mapping without one is AdamW's, as it was before kinds."""
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": "adamw", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from phicalc import fields
 from phicalc.data.graph import to_graph
-from phicalc.data.graph_file import GraphFile, tensors_of
+from phicalc.data.graph_file import GraphFile, Record, record_of, tensors_of
 from phicalc.data.keys import take_names
 from phicalc.data.read import (
     Labels,
@@ -27,10 +28,14 @@ from phicalc.data.reference import ReferenceFit, fit_reference_energies, isolate
 from phicalc.data.splits import split
 from phicalc.errors import DataError
 from phicalc.geometric import Data
+from phicalc.machine.cores import on_all_cores
 from phicalc.machine.files import file_sha256
 from phicalc.train.config import DataConfig, Property, TrainConfig
 from phicalc.train.graph_cache import GraphSource, graphs_from
 from phicalc.train.labels import labelled_structures, labels_somewhere, require_defined
+
+ATOMS_WORTH_A_PROCESS = 200_000
+"""Their graphs take a core about as long as a process takes to start."""
 
 SMALLEST_ENERGY_SCALE = 1e-2
 LARGEST_EXCESS = 0.1
@@ -261,6 +266,10 @@ def labelled_graph(structure: Labelled, cutoff: float, properties: Sequence[Prop
     return to_graph(atoms, cutoff, labels.filled(properties, len(atoms)))
 
 
+def _record(structure: Labelled, cutoff: float, properties: Sequence[Property]) -> Record:
+    return record_of(labelled_graph(structure, cutoff, properties))
+
+
 def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms]]:
     """Training and validation frames of a configuration."""
     data, properties, keys = config.data, config.loss.properties, config.data.keys.given
@@ -314,14 +323,17 @@ def _graphs_of_file(
     properties, keys, cutoff = config.loss.properties, config.data.keys.given, config.model.cutoff
     require_file(path)
 
-    def make(frames: list[Labelled], notes: dict[str, Any]) -> Iterator[Data]:
+    def make(frames: list[Labelled], notes: dict[str, Any]) -> Iterator[Record]:
         notes |= {"ignored": {name: [] for name in properties}, "isolated": []}
-        for number, structure in enumerate(frames):
+        one = partial(_record, cutoff=cutoff, properties=properties)
+        atoms = sum(len(structure.atoms) for structure in frames)
+        graphs = on_all_cores(one, frames, atoms // ATOMS_WORTH_A_PROCESS)
+        for number, (structure, graph) in enumerate(zip(frames, graphs, strict=True)):
             for name in structure.labels.ignored:
                 notes["ignored"][name].append(number)
             for z, energy in isolated_energies([structure.atoms]).items():
                 notes["isolated"].append([number, z, energy])
-            yield labelled_graph(structure, cutoff, properties)
+            yield graph
 
     sha256 = file_sha256(path)
     identity = {

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import phicalc
-from phicalc.data.graph_file import GraphFile, write_graphs
+from phicalc.data.graph_file import GraphFile, Record, write_graphs
 from phicalc.errors import DataError, OutputError
-from phicalc.geometric import Data
 from phicalc.machine.files import replacing
 
 KEPT_BYTES = 20 * 2**30
@@ -46,7 +45,7 @@ class GraphSource:
     path: Path
     identity: dict[str, Any]
     read: Callable[[], list[Any]]
-    make: Callable[[list[Any], dict[str, Any]], Iterator[Data]]
+    make: Callable[[list[Any], dict[str, Any]], Iterator[Record]]
 
 
 def cache_folder() -> Path:

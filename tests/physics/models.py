@@ -5,7 +5,7 @@ from ase import Atoms
 
 from phicalc import fields
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
-from phicalc.model.config import ModelConfig, PaiNNConfig, SchNetConfig
+from phicalc.model.config import DensityConfig, ModelConfig, PaiNNConfig, SchNetConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 from tests.heads import HEADS as TABLE
@@ -16,6 +16,7 @@ ELEMENTS = [1, 6, 8, 11, 13, 17]
 BACKBONES = {
     "schnet": SchNetConfig(features=12, filters=12, layers=2, radial=12),
     "painn": PaiNNConfig(features=12, layers=2, radial=8),
+    "density": DensityConfig(features=12, layers=2, radial=8),
 }
 FED_BACK = {
     "phi feedback": "phi",
