@@ -329,10 +329,10 @@ class Evaluator:
         cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
         return {
             **self._per_atom,
-            fields.POSITIONS: torch.tensor(atoms.positions, device=self.device),
+            fields.POSITIONS: torch.from_numpy(atoms.positions.copy()).to(self.device),
             fields.CELL: torch.from_numpy(cell).to(self.device),
-            fields.PBC: torch.tensor(atoms.pbc[None], device=self.device),
-            fields.TOTAL_CHARGE: torch.tensor([charge], dtype=torch.float64, device=self.device),
+            fields.PBC: torch.tensor(atoms.pbc[None]).to(self.device),
+            fields.TOTAL_CHARGE: torch.tensor([charge], dtype=torch.float64).to(self.device),
         }
 
     def _neighbours(self, cutoff: float, atoms: Atoms) -> Graph:
