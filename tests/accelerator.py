@@ -102,7 +102,9 @@ class Accelerator(TorchDispatchMode):
         if name in ("aten::_to_copy", "aten::copy_") and len(there) < len(given):
             self.uploads += 1
             return
-        if there and wanted is not None and wanted != DEVICE or name == "aten::_local_scalar_dense":
+        if (
+            there and wanted is not None and wanted != DEVICE
+        ) or name == "aten::_local_scalar_dense":
             self.reads[name] += 1
             return
         assert name != "aten::lift_fresh", "torch.tensor(…, device=…) has no numbers on meta"

@@ -56,7 +56,7 @@ def half_pairs(
     group = max(1, BLOCK // int((counts * counts).sum()))
     for offsets in _half_offsets(reach).split(group):
         around = bins[None] + offsets.to(device)[:, None]
-        size = torch.tensor(sizes, device=device)
+        size = torch.tensor(sizes).to(device)
         shifts = torch.div(around, size, rounding_mode="floor")
         number = _number(around - shifts * size, strides)
         first = torch.searchsorted(numbers, number)

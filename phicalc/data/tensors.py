@@ -12,7 +12,8 @@ from ase import Atoms
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.data.neighbours import build_neighbours, periodic_cell
+from phicalc.data.lattice import periodic_cell
+from phicalc.data.neighbours import build_neighbours
 
 Graph = dict[str, Tensor]
 

@@ -20,7 +20,8 @@ from phicalc import fields
 from phicalc.checks.conditions import external_field, total_charge
 from phicalc.checks.structure import check_separation, check_structure, frames_of
 from phicalc.checks.support import check_support
-from phicalc.data.neighbours import NeighbourList, periodic_cell
+from phicalc.data.lattice import periodic_cell
+from phicalc.data.neighbours import NeighbourList
 from phicalc.data.tensors import grouped, joined, structure_tensors
 from phicalc.electrostatics.solvers.eigenbasis import SolverCache
 from phicalc.errors import (
