@@ -76,6 +76,8 @@ def deformation(
     """
     if not pbc.any() or np.array_equal(cell, start):
         return None, 0.0
-    gradient: Array = np.linalg.solve(periodic_frame(start, pbc), periodic_frame(cell, pbc))
+    gradient: Array = np.asarray(
+        np.linalg.solve(periodic_frame(start, pbc), periodic_frame(cell, pbc)), dtype=np.float64
+    )
     smallest = float(np.linalg.svd(gradient, compute_uv=False)[-1])
     return gradient, r_build * max(0.0, 1.0 - smallest)

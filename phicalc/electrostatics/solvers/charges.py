@@ -26,6 +26,13 @@ from phicalc.electrostatics.coulomb.mesh import (
 )
 from phicalc.electrostatics.coulomb.operator import Coulomb
 from phicalc.electrostatics.padding import from_rows
+from phicalc.electrostatics.solvers.looks import (
+    iterations_between_looks,
+    look,
+    plus,
+    quotient,
+    unseen,
+)
 from phicalc.errors import ConvergenceError
 from phicalc.units import COULOMB_CONSTANT
 
@@ -276,40 +283,49 @@ def descend(
     charges: Tensor,
     tolerance: float,
     max_iterations: int,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """The iterations of `equilibrate_iteratively`, and the square of the relative residual.
 
     Every step is a neutral one: the preconditioned residual M⁻¹r is taken less its part along
     M⁻¹1 (N. I. M. Gould et al., doi:10.1137/S1064827598345667). Ends with a negative square where
-    the preconditioner is not positive definite.
+    the preconditioner is not positive definite. Looks at the residual after each block of
+    iterations; 0: as many as suit the device.
     """
     diagonal = hardness + coulomb.diagonal()
     uniform = precondition(screening, diagonal, torch.ones_like(diagonal))
     share = uniform / uniform.sum()
     # The residual is measured against that of no charges, and χ's level where they hardly vary.
     step = precondition(screening, diagonal, electronegativity)
-    norm = float(torch.dot(electronegativity, step - share * step.sum()))
-    norm = norm + float(total_charge.abs().sum() ** 2 / uniform.sum())
-    norm = norm + 1e-6 * float((electronegativity**2 / diagonal).sum())
+    norm = torch.dot(electronegativity, step - share * step.sum())
+    norm = norm + total_charge.abs().sum() ** 2 / uniform.sum()
+    norm = norm + 1e-6 * (electronegativity**2 / diagonal).sum()
 
     charges = charges + share * (total_charge - charges.sum())
     residual = -electronegativity - hardness * charges - coulomb.apply(charges)
     residual = residual - torch.dot(share, residual)
     step = precondition(screening, diagonal, residual)
     step = step - share * step.sum()
-    rho = float(torch.dot(residual, step))
+    rho = torch.dot(residual, step)
     direction = step
-    iterations = 0
-    while rho > norm * tolerance**2 and iterations < max_iterations:
-        image = hardness * direction + coulomb.apply(direction)
-        length = rho / float(torch.dot(direction, image))
-        charges = torch.add(charges, direction, alpha=length)
-        residual = torch.sub(residual, image, alpha=length)
-        residual = residual - torch.dot(share, residual)  # χ's level, which rounding feeds on
-        step = precondition(screening, diagonal, residual)
-        step = step - share * step.sum()
-        rho_next = float(torch.dot(residual, step))
-        direction = torch.add(step, direction, alpha=rho_next / rho)
-        rho = rho_next
-        iterations += 1
-    return charges, iterations, relative_square(rho, norm)
+    iterations = torch.zeros_like(rho)
+    block = block if block > 0 else iterations_between_looks(charges)
+    launched = 0
+    seen = look(rho, norm, iterations) if block == 1 else unseen()
+    while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
+        for _ in range(min(block, max_iterations - launched)):
+            going = rho > norm * tolerance**2
+            image = hardness * direction + coulomb.apply(direction)
+            length = quotient(rho, torch.dot(direction, image), going)
+            charges = plus(charges, direction, length)
+            residual = plus(residual, image, -length)
+            residual = residual - torch.dot(share, residual)  # χ's level, which rounding feeds on
+            step = precondition(screening, diagonal, residual)
+            step = step - share * step.sum()
+            rho_next = torch.dot(residual, step)
+            direction = plus(step, direction, quotient(rho_next, rho, going))
+            rho = torch.where(going, rho_next, rho)
+            iterations = iterations + going
+            launched += 1
+        seen = look(rho, norm, iterations)
+    return charges, seen.iterations, relative_square(seen.square, seen.norm)

@@ -20,6 +20,13 @@ from phicalc.electrostatics.laplacian import (
 )
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 from phicalc.electrostatics.solvers.charges import check_converged
+from phicalc.electrostatics.solvers.looks import (
+    iterations_between_looks,
+    look,
+    plus,
+    quotient,
+    unseen,
+)
 
 TOLERANCE: float = 1e-9
 """Relative residual of the preconditioned system at which the iteration stops."""
@@ -60,6 +67,7 @@ def solve_iterative(
     guess: Optional[Tensor],
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """Two-level conjugate gradients (deflation) with Jacobi preconditioning.
 
@@ -78,6 +86,8 @@ def solve_iterative(
         (N, k) | vectors that span the coarse space, linearly independent; need not be exact
     guess
         (N,) | starting vector; zero without one
+    block
+        iterations between looks at the residual; 0: as many as suit the device
 
     Returns
     -------
@@ -89,7 +99,7 @@ def solve_iterative(
     scaled = weights * scale.index_select(0, edge_index[0]) * scale.index_select(0, edge_index[1])
     adjacency = adjacency_matrix(scaled, edge_index, num_nodes)
     right = b * scale
-    norm = float(right.norm())
+    norm = right.norm()
     target = (tolerance * norm) ** 2
 
     y = torch.zeros_like(b)
@@ -107,25 +117,33 @@ def solve_iterative(
         y = y + torch.mv(lift, torch.mv(coarse.t(), residual))
         residual = right - y + torch.mv(adjacency, y)
 
-    iterations = 0
     direction = torch.zeros_like(b)
-    rho = float(torch.dot(residual, residual))
-    beta = 0.0
-    while rho > target and iterations < max_iterations:
-        z = residual
-        if use_basis:
-            z = residual - torch.mv(lift, torch.mv(image.t(), residual))
-        direction = torch.add(z, direction, alpha=beta)
-        product = direction - torch.mv(adjacency, direction)
-        step = rho / float(torch.dot(direction, product))
-        y = torch.add(y, direction, alpha=step)
-        residual = torch.sub(residual, product, alpha=step)
-        rho_next = float(torch.dot(residual, residual))
-        beta = rho_next / rho
-        rho = rho_next
-        iterations += 1
+    rho = torch.dot(residual, residual)
+    beta = torch.zeros_like(rho)
+    iterations = torch.zeros_like(rho)
+    block = block if block > 0 else iterations_between_looks(b)
+    launched = 0
+    seen = look(rho, target, iterations) if block == 1 else unseen()
+    while seen.square > seen.norm and launched < max_iterations:
+        for _ in range(min(block, max_iterations - launched)):
+            going = rho > target
+            z = residual
+            if use_basis:
+                z = residual - torch.mv(lift, torch.mv(image.t(), residual))
+            direction = plus(z, direction, beta)
+            product = direction - torch.mv(adjacency, direction)
+            step = quotient(rho, torch.dot(direction, product), going)
+            y = plus(y, direction, step)
+            residual = plus(residual, product, -step)
+            rho_next = torch.dot(residual, residual)
+            beta = quotient(rho_next, rho, going)
+            rho = torch.where(going, rho_next, rho)
+            iterations = iterations + going
+            launched += 1
+        seen = look(rho, target, iterations)
     true_residual = right - y + torch.mv(adjacency, y)
-    return y * scale, iterations, float(true_residual.norm()) / max(norm, 1e-300)
+    seen = look(true_residual.norm(), norm, iterations)
+    return y * scale, seen.iterations, seen.square / max(seen.norm, 1e-300)
 
 
 def solve_poisson(
