@@ -93,7 +93,7 @@ def average_neighbours(graphs: Sequence[Data]) -> float:
 def _label_tensors(labels: Labels) -> Graph:
     """Labels with the leading structure dimension that batching concatenates along."""
     tensors = {}
-    for name in labels.present:
+    for name in filter(labels.present.__contains__, fields.LABELS):  # in one order everywhere
         value = getattr(labels, name)
         tensors[name] = float_tensor(value if fields.PROPERTY[name].per == "atom" else [value])
     return tensors
