@@ -58,24 +58,28 @@ def neighbour_rows(
     num_nodes: int,
     cutoff: float,
     block: int,
+    known: Optional[Tensor] = None,
 ) -> Rows:
-    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows."""
-    receivers = edge_index[1]
+    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows.
+
+    The numbers of neighbours (N,), ascending, are those known on the CPU, or else brought there.
+    """
+    receivers = edge_index[1].contiguous()
     device = receivers.device
-    counts = torch.bincount(receivers, minlength=num_nodes)
+    starts = torch.searchsorted(receivers, torch.arange(num_nodes + 1, device=device))
+    counts = starts[1:] - starts[:-1]
     ascending, order = torch.sort(counts, stable=True)
     rank = torch.empty_like(order).index_copy(0, order, torch.arange(num_nodes, device=device))
     atoms = [min(block, num_nodes - start) for start in range(0, num_nodes, block)]
-    sizes = torch.tensor(atoms, device=device)
-    widest = ascending.index_select(0, torch.cumsum(sizes, 0) - 1)
-    widths: List[int] = widest.tolist()
-    row_widths = torch.repeat_interleave(widest, sizes, output_size=num_nodes)
-    row_starts = (torch.cumsum(row_widths, 0) - row_widths).index_select(0, rank)
-    shift = row_starts - (torch.cumsum(counts, 0) - counts)
-    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
+    last = torch.cumsum(torch.tensor(atoms), 0) - 1
+    widths: List[int] = (ascending if known is None else known).cpu().index_select(0, last).tolist()
     places = 0
+    of_blocks: List[Tensor] = []
     for number, width in zip(atoms, widths):
+        of_blocks.append(torch.arange(number, device=device) * width + places)
         places += number * width
+    shift = joined(of_blocks).index_select(0, rank) - starts[:-1]
+    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
     senders = torch.zeros(places, dtype=torch.int64, device=device)
     senders = senders.index_copy(0, slot, rank.index_select(0, edge_index[0]))
     vectors = torch.zeros(places, 3, dtype=edge_vectors.dtype, device=device)
@@ -261,6 +265,7 @@ class PaiNN(Backbone):
         edge_vectors: Tensor,
         edge_gates: Tensor,
         kinds: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ, each (N, F).
 
@@ -277,14 +282,18 @@ class PaiNN(Backbone):
         kinds
             (N,) int64 | where atoms that start alike are of one kind, the first two are of each
             kind, (T,) and (T, F), and this is the kind of each atom
+        counts
+            (N,) int64 | edges to each atom, ascending, on the CPU, where they are known
         """
         alike = self.embedding(species_index) + initial
         few = kinds is not None and 4 * alike.shape[0] <= alike.shape[1]
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
         block = self.block
-        if not edge_vectors.is_cuda:
+        if edge_vectors.device.type == "cpu":
             block = min(block, max(self.small_block, (num_nodes + 3) // 4))
-        rows = neighbour_rows(edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block)
+        rows = neighbour_rows(
+            edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block, counts
+        )
         kind = rows.order if kinds is None else kinds.index_select(0, rows.order)
         scalars = alike.index_select(0, kind)
         vectors = torch.zeros(

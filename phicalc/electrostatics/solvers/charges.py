@@ -22,9 +22,11 @@ from phicalc.electrostatics.coulomb.mesh import (
     affordable_spacing,
     apply_mesh,
     build_mesh,
+    mesh_shape,
     typical_density,
 )
 from phicalc.electrostatics.coulomb.operator import Coulomb
+from phicalc.electrostatics.on_cpu import cell_on_cpu, pbc_on_cpu
 from phicalc.electrostatics.padding import from_rows
 from phicalc.electrostatics.solvers.looks import (
     iterations_between_looks,
@@ -189,14 +191,16 @@ def screening_mesh(
     spacing
         Å, of the coarse mesh, and the width of what it resolves; wider where a cell is dilute
     """
-    if not bool(graph[fields.PBC].all()):
+    if not bool(pbc_on_cpu(graph).all()):
         return None
     cell = graph[fields.CELL].detach()[0]
-    width = affordable_spacing(cell, spacing, diagonal.shape[0])
+    cpu_cell = cell_on_cpu(graph)[0]
+    width = affordable_spacing(cpu_cell, spacing, diagonal.shape[0])
     rule = MeshRule(width, width, 4, 6.4)
     classes = torch.zeros(diagonal.shape[0], dtype=torch.int64, device=diagonal.device)
     variance = torch.full([1, 1], 2.0 * width**2, dtype=diagonal.dtype, device=diagonal.device)
-    mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, classes, variance, rule)
+    shape = mesh_shape(cpu_cell, width)
+    mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, shape, classes, variance, rule)
     response = typical_density(mesh, 1.0 / diagonal)
     square = (mesh.waves * mesh.waves).sum(1).view(mesh.kernel[0, 0].shape)
     screening = 4.0 * math.pi * constant * response * torch.exp(-square * width**2)
