@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -25,8 +25,8 @@ FREE = {"aten::" + name for name in (
 """Operations that only look at the same numbers in another way."""
 
 WAITS = {"aten::" + name for name in (
-    "nonzero", "_unique2", "unique_dim", "masked_select", "bincount", "linalg_inv", "linalg_solve",
-    "linalg_lu_factor", "linalg_cholesky", "equal", "is_nonzero",
+    "nonzero", "_unique2", "unique_dim", "unique_consecutive", "masked_select", "bincount",
+    "repeat_interleave", "_linalg_check_errors", "equal", "is_nonzero",
 )}  # fmt: skip
 """Operations that read on the CPU, inside, what CUDA computed: sizes and whether it went well."""
 
@@ -88,7 +88,7 @@ class Accelerator(TorchDispatchMode):
         wanted = torch.device(to) if to is not None else None
         if not there and wanted != DEVICE and not any(x.device == DEVICE for x in given):
             return function(*args, **kwargs)
-        self._count(name, args, given, there, wanted)
+        self._count(name, kwargs, given, there, wanted)
         if wanted is not None:
             kwargs["device"] = torch.device("cpu")
         found = function(*tree_map(_held, args), **tree_map(_held, kwargs))
@@ -98,7 +98,7 @@ class Accelerator(TorchDispatchMode):
             return args[0]
         return tree_map(lambda x: DeviceTensor(x) if isinstance(x, Tensor) else x, found)
 
-    def _count(self, name, args, given, there, wanted) -> None:
+    def _count(self, name, kwargs, given, there, wanted) -> None:
         if name in ("aten::_to_copy", "aten::copy_") and len(there) < len(given):
             self.uploads += 1
             return
@@ -113,8 +113,20 @@ class Accelerator(TorchDispatchMode):
         if name not in FREE:
             self.launches[name] += 1
         picks = name in ("aten::index", "aten::index_put_", "aten::index_put")
-        if name in WAITS or (picks and any(x.dtype == torch.bool for x in there[1:])):
+        checked = kwargs.get("check_errors") is True  # of linear algebra
+        if name in WAITS or checked or (picks and any(x.dtype == torch.bool for x in there[1:])):
             self.reads[name] += 1
+
+
+def moved(module: nn.Module) -> nn.Module:
+    """A module's parameters and buffers on `DEVICE`, where it then computes."""
+    for part in module.modules():
+        for name, value in part.named_parameters(recurse=False):
+            there = nn.Parameter(value.detach().to(DEVICE), requires_grad=False)
+            setattr(part, name, there)
+        for name, value in part.named_buffers(recurse=False):
+            setattr(part, name, value.to(DEVICE))
+    return module
 
 
 def _held(value: Any) -> Any:
