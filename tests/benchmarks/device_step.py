@@ -66,7 +66,7 @@ def walk(atoms: Atoms, steps: int = 5) -> list[Atoms]:
 
 
 def results_of(calculator: PhiCalculator, atoms: Atoms) -> dict[str, np.ndarray]:
-    calculator.calculate(atoms, ["energy"])  # which fills all
+    calculator.get_property("energy", atoms)  # which fills all
     return {name: np.asarray(calculator.results[name]) for name in calculator.results}
 
 
@@ -111,12 +111,12 @@ def waits(device: str, heads: tuple[str, ...]) -> Counter[str]:
     )
     *before, last = walk(water_box(64), 4)
     for frame in before:
-        calculator.calculate(frame, ["energy"])
+        calculator.get_property("energy", frame)
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            calculator.calculate(last, ["energy"])
+            calculator.get_property("energy", last)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     lines = [w for w in caught if "synchronizing" in str(w.message)]

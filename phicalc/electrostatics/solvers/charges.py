@@ -311,6 +311,7 @@ def descend(
     step = precondition(screening, diagonal, residual)
     step = step - share * step.sum()
     rho = torch.dot(residual, step)
+    target = norm * tolerance**2
     direction = step
     iterations = torch.zeros_like(rho)
     block = block if block > 0 else iterations_between_looks(charges)
@@ -318,7 +319,7 @@ def descend(
     seen = look(rho, norm, iterations) if block == 1 else unseen()
     while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
         for _ in range(min(block, max_iterations - launched)):
-            going = rho > norm * tolerance**2
+            going = rho > target
             image = hardness * direction + coulomb.apply(direction)
             length = quotient(rho, torch.dot(direction, image), going)
             charges = plus(charges, direction, length)

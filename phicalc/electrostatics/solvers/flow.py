@@ -230,6 +230,7 @@ def flow_iteratively(
     rho = torch.dot(residual, flow)
     norm = torch.dot(source, laplace(adjacency, degree, source))
     norm = norm + rounding * torch.dot(degree, source * source)
+    target = norm * tolerance**2
     direction, direction_flow = residual, flow
     iterations = torch.zeros_like(rho)
     block = block if block > 0 else iterations_between_looks(source)
@@ -237,7 +238,7 @@ def flow_iteratively(
     seen = look(rho, norm, iterations) if block == 1 else unseen()
     while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
         for _ in range(min(block, max_iterations - launched)):
-            going = rho > norm * tolerance**2
+            going = rho > target
             image = direction + (hardness * direction_flow + coulomb.apply(direction_flow))
             length = quotient(rho, torch.dot(direction_flow, image), going)
             potential = plus(potential, direction, length)

@@ -41,7 +41,7 @@ def iterations_between_looks(where: Tensor, elsewhere: int = LOOK_EVERY) -> int:
 
 def quotient(numerator: Tensor, denominator: Tensor, going: Tensor) -> Tensor:
     """A step length () while iterations go on, then 0, whatever it is of."""
-    return torch.where(going, numerator / denominator, torch.zeros_like(numerator))
+    return torch.where(going, numerator / denominator, 0.0)
 
 
 def plus(x: Tensor, y: Tensor, factor: Tensor) -> Tensor:
