@@ -71,7 +71,7 @@ def neighbour_rows(
     ascending, order = torch.sort(counts, stable=True)
     rank = torch.empty_like(order).index_copy(0, order, torch.arange(num_nodes, device=device))
     atoms = [min(block, num_nodes - start) for start in range(0, num_nodes, block)]
-    last = torch.cumsum(torch.tensor(atoms), 0) - 1
+    last = torch.cumsum(torch.tensor(atoms, device=torch.device("cpu")), 0) - 1
     widths: List[int] = (ascending if known is None else known).cpu().index_select(0, last).tolist()
     places = 0
     of_blocks: List[Tensor] = []
