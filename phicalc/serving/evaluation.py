@@ -22,7 +22,8 @@ from phicalc.checks.structure import check_separation, check_structure, frames_o
 from phicalc.checks.support import check_support
 from phicalc.data.neighbours import NeighbourList, periodic_cell
 from phicalc.data.tensors import grouped, joined, structure_tensors
-from phicalc.electrostatics.solvers.eigenbasis import SolverCache
+from phicalc.electrostatics.solvers.cache import INVERSE, SolverCache, eigenbasis
+from phicalc.electrostatics.solvers.eigenbasis import lowest_eigenvectors
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -58,6 +59,9 @@ class Model(Protocol):
 
     def features(self, graph: Graph) -> list[Tensor]:
         """Features (N, F) of the atoms after each message step."""
+
+    def inverse(self, graph: Graph) -> Tensor:
+        """INVERSE (N, N) of a structure, of a model that keeps one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +209,13 @@ class _Member:
     charges: SolverCache
     """Of charges that are equilibrated, where the other is of the potential φ."""
 
+    @classmethod
+    def of(cls, model: Model) -> "_Member":
+        """With what is worth keeping for this model."""
+        able = model.metadata.capabilities
+        aid = eigenbasis(able.basis_size) if able.basis_size else None
+        return cls(model, SolverCache(INVERSE if able.keeps_inverse else aid), SolverCache())
+
     def restart(self) -> None:
         """Forget the last structure."""
         self.cache.restart()
@@ -242,10 +253,7 @@ class Evaluator:
         self.device = models[0].device
         self.cache = cache
         self.threads = threads
-        self._members = [
-            _Member(model, SolverCache(model.metadata.capabilities.basis_size), SolverCache(0))
-            for model in models
-        ]
+        self._members = [_Member.of(model) for model in models]
         self._lists = {
             cutoff: NeighbourList(cutoff, skin)
             for cutoff in {model.metadata.cutoff for model in models}
@@ -367,17 +375,28 @@ class Evaluator:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""
         if not self.cache:
             return {}
+        aid, held = member.cache.aid, member.cache.held(graph[fields.SPECIES].shape[0])
         entries = {
-            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
             fields.POTENTIAL_GUESS: member.cache.guess(),
             fields.CHARGE_GUESS: member.charges.guess(),
         }
+        if aid is not None:
+            entries[aid.entry] = held
         return {name: value for name, value in entries.items() if value is not None}
 
     def _learn(self, member: _Member, graph: Graph, output: Graph) -> None:
         """Show the caches the finished solves."""
         if not self.cache:
             return
+
+        def make(last: Tensor | None) -> Tensor:
+            if member.model.metadata.capabilities.keeps_inverse:
+                return member.model.inverse(graph)
+            weights, edge_index = output[fields.LAPLACIAN_WEIGHTS], graph[fields.EDGE_INDEX]
+            size = member.model.metadata.capabilities.basis_size
+            num_atoms = graph[fields.SPECIES].shape[0]
+            return lowest_eigenvectors(weights, edge_index, num_atoms, size, last)[1]
+
         for cache, solution, iterations, residual in (
             (
                 member.cache,
@@ -396,8 +415,7 @@ class Evaluator:
                 continue
             cache.observe(
                 self._lists[member.model.metadata.cutoff].topology,
-                output.get(fields.LAPLACIAN_WEIGHTS),
-                graph[fields.EDGE_INDEX],
+                make,
                 output[solution],
                 int(output[iterations]),
                 float(output[residual]),

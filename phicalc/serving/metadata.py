@@ -157,6 +157,7 @@ class ModelMetadata(BaseModel):
             known = combined(ModelConfig.stored(made_of)).model_dump()
         except ValidationError:  # made of what is not ours
             known = {}
+        said |= {"keeps_inverse": False}  # its program is from before that
         return {**content, "capabilities": {**known, "total_charge": False, **said}}
 
     @property

@@ -15,6 +15,7 @@ from phicalc.electrostatics.laplacian import (
     adjacency_matrix,
     apply_laplacian,
     edge_difference,
+    laplace,
     laplacian_rows,
     node_sum,
 )
@@ -26,6 +27,7 @@ from phicalc.electrostatics.solvers.charges import (
     relative_square,
     root,
 )
+from phicalc.electrostatics.solvers.flow_inverse import descend_by_inverse
 
 ROUNDING: float = 1e-8
 """Part of sᵀ diag(L) s in the norm of a source, so that one that drives no flow has a norm too."""
@@ -94,6 +96,7 @@ def solve_potential(
             guess,
             tolerance,
             max_iterations,
+            inverse=graph.get(fields.INVERSE),
         )
     kernel = coulomb.kernel(parameters.hardness)
     laplacian = laplacian_rows(
@@ -120,7 +123,7 @@ def solve_flow(
     Parameters
     ----------
     coulomb
-        A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD
+        A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD and INVERSE
     guess
         (N,) | V | potential to start iterations from
     refinements
@@ -184,6 +187,7 @@ def flow_iteratively(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
     rounding: float = ROUNDING,
+    inverse: Optional[Tensor] = None,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
 
@@ -200,6 +204,8 @@ def flow_iteratively(
         J (N,) | eV/e², and A
     guess
         (N,) | starting vector; the source without one
+    inverse
+        (N, N) | about (1 + K L)⁻¹, with which to go as far as it goes: see `flow_inverse`
 
     Returns
     -------
@@ -216,13 +222,17 @@ def flow_iteratively(
     potential = source if guess is None else guess
     charges = laplace(adjacency, degree, potential)
     residual = source - potential - (hardness * charges + coulomb.apply(charges))
-    flow = laplace(adjacency, degree, residual)
-    rho = float(torch.dot(residual, flow))
     norm = float(torch.dot(source, laplace(adjacency, degree, source)))
     norm = norm + rounding * float(torch.dot(degree, source * source))
     target = norm * tolerance**2
-    direction, direction_flow = residual, flow
     iterations = 0
+    if inverse is not None:
+        potential, residual, iterations = descend_by_inverse(
+            potential, residual, inverse, adjacency, degree, hardness, coulomb, target
+        )
+    flow = laplace(adjacency, degree, residual)
+    rho = float(torch.dot(residual, flow))
+    direction, direction_flow = residual, flow
     while rho > target and iterations < max_iterations:
         image = direction + (hardness * direction_flow + coulomb.apply(direction_flow))
         length = rho / float(torch.dot(direction_flow, image))
@@ -237,11 +247,6 @@ def flow_iteratively(
     left = root(relative_square(rho, norm))
     check_converged(left)
     return potential, iterations, left
-
-
-def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:
-    """Lφ (N,) from L = diag(degree) − adjacency."""
-    return degree * potential - torch.mv(adjacency, potential)
 
 
 def flow_response(
