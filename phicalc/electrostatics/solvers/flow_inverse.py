@@ -7,6 +7,7 @@ conjugate residuals, S. C. Eisenstat et al., doi:10.1137/0720023). It need not b
 good; what it can't do is left to the conjugate gradients.
 """
 
+import math
 from typing import Dict, List, Tuple
 
 import torch
@@ -63,8 +64,7 @@ def flow_inverse(
     laplacian = dense_laplacian(weights.float(), graph[fields.EDGE_INDEX], hardness.shape[0])
     system = torch.mm(kernel, laplacian)
     system.diagonal().add_(1.0)
-    inverse: Tensor = torch.linalg.inv(system)
-    return inverse
+    return torch.linalg.inv_ex(system)[0]
 
 
 def descend_by_inverse(
@@ -102,8 +102,10 @@ def descend_by_inverse(
             share = float(torch.dot(of_earlier, image))
             step = torch.sub(step, earlier, alpha=share)
             image = torch.sub(image, of_earlier, alpha=share)
-        scale = 1.0 / float(torch.linalg.vector_norm(image))
-        step, image = step * scale, image * scale
+        size = float(torch.linalg.vector_norm(image))
+        if not 0.0 < size < math.inf:  # of a matrix that had no inverse
+            break
+        step, image = step / size, image / size
         length = float(torch.dot(image, residual))
         potential = torch.add(potential, step, alpha=length)
         residual = torch.sub(residual, image, alpha=length)
