@@ -124,8 +124,8 @@ class SolverCache:
         self._topology: Optional[int] = None
         self._history: list[Tensor] = []
         self._plain: list[int] = []
-        self._aided: list[int] = []
-        self._refreshes, self._fresh = 0, 0
+        self._aided_steps, self._aided_iterations, self._refreshes = 0, 0, 0
+        self._fresh: Optional[int] = None  # iterations when the aid was new
         self._age_cost = 0
         self._dropped = False
         self._gave = False
@@ -182,8 +182,10 @@ class SolverCache:
             info.mode = "direct"
             return
         if self._gave:
-            self._aided.append(iterations)
-            self._age_cost += iterations - self._aided[self._fresh]
+            self._aided_steps += 1
+            self._aided_iterations += iterations
+            self._fresh = iterations if self._fresh is None else self._fresh
+            self._age_cost += iterations - self._fresh
         elif len(self._history) == 3 and len(self._plain) < TRIAL_STEPS:
             self._plain.append(iterations)
         self._history = [solution, *self._history[:2]]
@@ -207,12 +209,12 @@ class SolverCache:
             self._held, self._dropped = None, True
             info.mode = f"no {aid.entry}"
             return
-        tried = self.policy == "always" or len(self._aided) >= TRIAL_STEPS
+        tried = self.policy == "always" or self._aided_steps >= TRIAL_STEPS
         info.mode = aid.entry if tried else "trial"
         if old or self._held is None:
             self._held = make(self._held)
             self._refreshes += 1
-            self._fresh, self._age_cost = len(self._aided), 0
+            self._fresh, self._age_cost = None, 0
             info.refreshes += 1
 
     def _wanted(self, aid: Aid) -> bool:
@@ -221,8 +223,8 @@ class SolverCache:
 
     def _pays(self, aid: Aid, refresh: float) -> bool:
         """Whether it costs less than it saves, each time that it was made so much."""
-        if self.policy == "always" or len(self._aided) < TRIAL_STEPS:
+        if self.policy == "always" or self._aided_steps < TRIAL_STEPS:
             return True
-        aided = aid.solve(sum(self._aided) / len(self._aided))
-        aided += refresh * self._refreshes / len(self._aided)
+        aided = aid.solve(self._aided_iterations / self._aided_steps)
+        aided += refresh * self._refreshes / self._aided_steps
         return aided < sum(self._plain) / TRIAL_STEPS
