@@ -10,13 +10,13 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
 from phicalc.machine.files import refuse_existing, replacing, write_json
 from phicalc.workflows.crystal.figures import draw_equation_of_state
 from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import conventional_atoms
 from phicalc.workflows.watching import Display
 
@@ -30,12 +30,12 @@ class EquationOfStateSettings(CrystalSettings):
     span: Positive = Field(
         0.06, lt=0.5, description="largest relative change of the volume, both ways"
     )
-    points: int = Field(9, ge=5, le=1000, description="volumes")
+    points: int = Field(9, ge=5, le=1000, description="number of volumes")
     free: Literal["nothing", "atoms", "shape"] = Field(
         "atoms", description="what relaxes at each volume; shape: atoms and shape of the cell"
     )
     equation: Equation = Field("birchmurnaghan", description="what is fitted, as ASE names it")
-    max_force: Positive = Field(1e-3, description="largest force left at each volume")
+    max_force: Positive = Field(1e-3, description="largest force left at each volume, eV/Å")
     steps: int = Field(300, ge=1, description="most steps of the relaxation at each volume")
 
 

@@ -10,10 +10,10 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive, Settings
 from phicalc.errors import UnsupportedError
 from phicalc.machine.files import prepare_folder, refuse_existing, replacing
 from phicalc.workflows.figures import save_figure
-from phicalc.workflows.settings import Positive, Settings
 from phicalc.workflows.spectra.correlation import (
     SPEED_OF_LIGHT,
     QuantumCorrection,
@@ -38,19 +38,23 @@ class SpectraSettings(Settings):
 
     correlation_time: Positive = Field(
         2000.0,
-        description="longest lag of the correlation functions, at most half the trajectory; its "
+        description="longest lag of correlation functions, fs, at most half the trajectory; its "
         "inverse is the resolution (2000 fs: 17 cm⁻¹)",
     )
-    window: Window = Field("hann", description="by which the correlation functions fade out")
-    maximum: Positive = Field(4000.0, description="largest wavenumber")
+    window: Window = Field(
+        "hann", description="function by which the correlation functions fade out"
+    )
+    maximum: Positive = Field(4000.0, description="largest wavenumber, cm⁻¹")
     quantum_correction: QuantumCorrection = Field(
         "harmonic",
         description="factor that makes a classical correlation function obey detailed balance: "
         "harmonic βħω/(1−exp(−βħω)), standard 2/(1+exp(−βħω)) or schofield exp(βħω/2)",
     )
-    temperature: Positive | None = Field(None, description="in K; None: the trajectory's own")
+    temperature: Positive | None = Field(
+        None, description="temperature, K; else the trajectory's own"
+    )
     interval: Positive | None = Field(
-        None, description="time between frames; None: by the frames themselves"
+        None, description="time between frames, fs; else as the frames say"
     )
 
 
