@@ -10,6 +10,7 @@ Python or shell code, but load models only from people you trust.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.solvers.charges import check_converged
-from phicalc.errors import ModelFileError
+from phicalc.errors import ModelFileError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import write_bytes
 from phicalc.serving.capabilities import OLD_FILE, Capabilities
@@ -151,6 +152,36 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
         known = known.model_copy(update={"no_field": OLD_FILE})
         metadata = metadata.model_copy(update={"capabilities": known})
     return LoadedModel(program, metadata, data, device)
+
+
+ModelSource = str | Path | bytes | LoadedModel
+"""A model file, its content, or what was loaded from it."""
+
+
+def load_models(
+    models: ModelSource | Sequence[ModelSource], device: str | torch.device = "cpu"
+) -> list[LoadedModel]:
+    """One model or several (a committee), all on one device; those that are there stay as they are.
+
+    Raises
+    ------
+    ModelFileError
+        See `load_model`.
+    UnsupportedError
+        No model at all, or this machine has no such device.
+    """
+    device = resolve_device(device)
+    sources = [models] if isinstance(models, ModelSource) else list(models)
+    if not sources:
+        raise UnsupportedError("expected at least one model, got an empty list")
+    found = []
+    for source in sources:
+        if isinstance(source, LoadedModel):
+            loaded = source if source.device == device else load_model(source.data, device)
+        else:
+            loaded = load_model(source, device)
+        found.append(loaded)
+    return found
 
 
 def check_device(metadata: ModelMetadata, device: torch.device, name: str) -> None:
