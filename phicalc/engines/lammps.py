@@ -255,6 +255,10 @@ class Attachment:
             forces[:] = 0.0
 
     def _step(self, lmp: Any, count: int, tags: Any, x: Any, forces: Any) -> None:
+        if lmp.extract_global("respa_levels"):  # it asks at the start, and then never again
+            raise UnsupportedError(
+                "expected `run_style verlet`, got respa, whose steps ask no fix external for forces"
+            )
         rows = np.empty((count, 6))
         has_charges = bool(lmp.extract_setting("q_flag"))
         if count:

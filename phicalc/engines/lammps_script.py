@@ -121,8 +121,7 @@ def _check_was_asked(lmp: Any, attachment: Attachment, fix: str) -> None:
         )
     if attachment.evaluations == 0:
         raise ConfigError(
-            "expected a script that asks the model for forces, got one that never did; it needs a "
-            "run or minimize, and `run_style verlet`: r-RESPA asks no fix external"
+            "expected a script that asks the model for forces, got one without run or minimize"
         )
 
 

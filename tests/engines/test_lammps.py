@@ -468,6 +468,7 @@ def test_mistakes_of_attach(lammps, commands, options, error, words):
         ("", {"elements": ["H", "O", "Xx", "Cl"]}, UnsupportedError, "atom type 3, got 'Xx'"),
         ("", {"elements": ["H", "O"]}, StructureError, r"each atom type, got none for \[3, 4\]"),
         ("", {"charge": 1.0}, UnsupportedError, "expected total charge 0 .* got 1"),
+        ("run_style respa 2 2", {}, UnsupportedError, "expected `run_style verlet`, got respa"),
         ("change_box all boundary p p f", {}, UnsupportedError, "no or three periodic directions"),
         ("set atom 2*3 x 1 y 1 z 1", {}, StructureError, "expected atoms at least"),
     ],
