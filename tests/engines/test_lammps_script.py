@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.io import write
+from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator
 from phicalc.cli import app
 from phicalc.data.boxes import salt_water
+from phicalc.engines.lammps import open_lammps
 from phicalc.engines.lammps_script import run_script
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.serving.model_file import save_model
@@ -168,7 +169,12 @@ minimize 0 0 3 3
 
 def table(path):
     """Numbers of LAMMPS's log or dump."""
-    rows = re.findall(r"^ *(-?\d[-\d.e+ ]*)$", Path(path).read_text(encoding="utf-8"), re.MULTILINE)
+    return rows_of(Path(path).read_text(encoding="utf-8"))
+
+
+def rows_of(text):
+    """Lines that hold nothing but numbers."""
+    rows = re.findall(r"^ *(-?\d[-\d.e+ ]*)$", text, re.MULTILINE)
     return [[float(x) for x in row.split()] for row in rows]
 
 
@@ -257,3 +263,43 @@ def test_options_of_the_command(folder):
     assert "1 evaluations" in phicalc("lj.pt", text, "--elements", "Ne, Ar", "--", *QUIET)
     result = CliRunner().invoke(app, ["lammps", "lj.pt", text, "--elements", "Ne,,Ar"])
     assert result.exit_code == 2 and '--elements: expected symbols as "O,H"' in result.stderr
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+PAGE = (ROOT / "md_examples" / "engines.md").read_text(encoding="utf-8")
+
+
+def block(name):
+    """The block of code that stands after this name in a comment."""
+    return re.search(rf"^<!-- {name} -->\n```\w+\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[1]
+
+
+def test_what_the_page_says_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("model.pt").symlink_to(MODEL)
+    salt = salt_water(n_water=6, n_pairs=1, seed=2)
+    write(
+        "salt.data", salt, format="lammps-data", masses=True, atom_style="charge",
+        specorder=["H", "O", "Na", "Cl"],
+    )  # fmt: skip
+    Path("in.lmp").write_text(block("in.lmp"), encoding="utf-8")
+    commands = block("commands").splitlines()
+    assert len(commands) == 3
+    energies = []
+    for line in commands:
+        words = line.split()
+        at = words.index("phicalc")
+        assert words[:at] in ([], ["mpiexec", "-n", "2"]) and words[at + 1] == "lammps"
+        out = phicalc(*words[at + 2 :], ranks=2 if at else 1)
+        energies.append([row[1] for row in rows_of(out) if len(row) == 5])
+        assert "21 evaluations of model.pt" in out
+    assert len(energies[0]) == 3
+    assert energies[1] == energies[0]
+    frames = read("salt.dump", ":", format="lammps-dump-text")
+    assert len(frames) == 3 and np.abs(frames[-1].get_initial_charges()).max() > 0.1
+    monkeypatch.setattr("phicalc.engines.lammps.open_lammps", lambda: open_lammps(QUIET))
+    namespace = {}
+    exec(compile(block("python"), "engines.md", "exec"), namespace)
+    assert np.isfinite(namespace["energy"]) and namespace["energy"] < -1000
+    namespace["lmp"].close()
