@@ -11,7 +11,7 @@ import mmap
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +29,35 @@ _STORED_AS = {fields.SPECIES: "uint8", fields.EDGE_INDEX: "int32"}
 _ALIGNMENT = 8
 
 
-def write_graphs(stream: BinaryIO, graphs: Iterable[Data], notes: dict[str, Any]) -> None:
+class Record(NamedTuple):
+    """One graph as it lies in the file; cheap to send from one process to another."""
+
+    columns: list[tuple[str, str, list[int]]]  # name, kind of number and shape of a row
+    lengths: list[int]  # rows of each tensor
+    content: bytes
+
+
+def record_of(graph: Data) -> Record:
+    """A graph as `phicalc.data.graph.to_graph` makes it."""
+    arrays = {
+        name: _stored(name, value)
+        for name, value in graph.to_dict().items()
+        if isinstance(value, Tensor)
+    }
+    return Record(
+        [(name, a.dtype.str, list(a.shape[1:])) for name, a in arrays.items()],
+        [len(array) for array in arrays.values()],
+        b"".join(_padded(array.tobytes()) for array in arrays.values()),
+    )
+
+
+def write_graphs(stream: BinaryIO, graphs: Iterable[Record], notes: dict[str, Any]) -> None:
     """Write graphs one by one, as they come.
 
     Parameters
     ----------
     graphs
-        All with the same names, as `phicalc.data.graph.to_graph` makes them.
+        All with the same columns.
     notes
         Kept as JSON beside them; looked at after the last graph has come.
 
@@ -48,18 +70,11 @@ def write_graphs(stream: BinaryIO, graphs: Iterable[Data], notes: dict[str, Any]
     rows: list[list[int]] = []
     start = 0
     for graph in graphs:
-        arrays = {
-            name: _stored(name, value)
-            for name, value in graph.to_dict().items()
-            if isinstance(value, Tensor)
-        }
-        if not columns:
-            columns = [(name, a.dtype.str, list(a.shape[1:])) for name, a in arrays.items()]
-        assert list(arrays) == [name for name, _, _ in columns]
-        record = b"".join(_padded(array.tobytes()) for array in arrays.values())
-        rows.append([start, zlib.crc32(record), *(len(array) for array in arrays.values())])
-        stream.write(record)
-        start += len(record)
+        columns = columns or graph.columns
+        assert graph.columns == columns
+        rows.append([start, zlib.crc32(graph.content), *graph.lengths])
+        stream.write(graph.content)
+        start += len(graph.content)
     table = np.array(rows, dtype="<i8").tobytes()
     end = table + json.dumps({"columns": columns, "notes": notes}).encode()
     end += _PLACES.pack(start, len(table))

@@ -86,14 +86,17 @@ class PhiCalculator(OneThreadCalculator):
         speed up the solve and do not change its result.
     threads
         CPU threads of an evaluation; the process's own setting is restored after each.
+    default_dtype
+        Precision of the network: "float64" for more than that of the file, which is the default.
 
     Raises
     ------
     ModelFileError
         A model file is missing, damaged or foreign.
     UnsupportedError
-        No such device; when asked to calculate: unknown elements, or a total charge that the
-        model was not made for, or an electric field that the heads cannot feel.
+        No such device; less precision than the file has; when asked to calculate: unknown
+        elements, or a total charge that the model was not made for, or an electric field that the
+        heads cannot feel.
     StructureError
         When asked to calculate: no atoms, NaN positions, a flat cell, atoms on one spot.
 
@@ -124,6 +127,7 @@ class PhiCalculator(OneThreadCalculator):
         field: Sequence[float] | None = None,
         cache: bool = True,
         threads: int | None = None,
+        default_dtype: str | None = None,
     ) -> None:
         super().__init__()
         self.charge = None if charge is None else check_total_charge(charge)
@@ -132,6 +136,7 @@ class PhiCalculator(OneThreadCalculator):
         self._cache = cache
         self._threads = threads
         self._device = device
+        self._dtype = default_dtype
         self._consensus: Consensus | None = None
         self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
@@ -141,7 +146,7 @@ class PhiCalculator(OneThreadCalculator):
         """Models and everything else that is rebuilt rather than copied or pickled."""
         self._thread = OneThread()
         self.device = resolve_device(self._device)
-        self.models = load_models(model, self.device)
+        self.models = load_models(model, self.device, self._dtype)
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
         self._evaluations: list[Evaluation] = []
         self._seconds = 0.0

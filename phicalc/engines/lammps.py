@@ -79,6 +79,7 @@ def attach(
     skin: float = 1.0,
     cache: bool = True,
     threads: int | None = None,
+    default_dtype: str | None = None,
     fix: str = "phicalc",
     on_error: Callable[[BaseException], None] | None = None,
 ) -> "Attachment":
@@ -102,7 +103,7 @@ def attach(
     field
         Electric field (3,) in V/Å, whatever LAMMPS's units are; along the axes of the script, in a
         general triclinic box, too. Positions count unwrapped by the image flags.
-    device, skin, cache, threads
+    device, skin, cache, threads, default_dtype
         As :class:`phicalc.PhiCalculator`'s; the threads are those of the first rank.
     fix
         Name of the ``fix external`` that is defined.
@@ -130,7 +131,9 @@ def attach(
         charge=None if charge is None else check_total_charge(charge),
         field=None if field is None else _turned(lmp, check_field(field)),
     )
-    evaluator = ranks.on_first(lambda: Evaluator(load_models(model, device), skin, cache, threads))
+    evaluator = ranks.on_first(
+        lambda: Evaluator(load_models(model, device, default_dtype), skin, cache, threads)
+    )
     attachment = Attachment(lmp, fix, settings, ranks, evaluator, on_error)
     lmp.command(f"fix {fix} all external pf/callback 1 1")
     lmp.set_fix_external_callback(fix, attachment, lmp)

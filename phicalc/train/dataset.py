@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from phicalc import fields
 from phicalc.data.graph import to_graph
-from phicalc.data.graph_file import GraphFile, tensors_of
+from phicalc.data.graph_file import GraphFile, Record, record_of, tensors_of
 from phicalc.data.keys import take_names
 from phicalc.data.read import check_labels, is_defined, labels_of, read_structures, require_file
 from phicalc.data.reference import ReferenceFit, fit_reference_energies, isolated_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
 from phicalc.geometric import Data
+from phicalc.machine.cores import on_all_cores
 from phicalc.machine.files import file_sha256
 from phicalc.train.config import DataConfig, Property, TrainConfig
 from phicalc.train.graph_cache import GraphSource, graphs_from
@@ -29,6 +31,9 @@ from phicalc.train.labels import (
     labels_somewhere,
     require_defined,
 )
+
+ATOMS_WORTH_A_PROCESS = 200_000
+"""Their graphs take a core about as long as a process takes to start."""
 
 SMALLEST_ENERGY_SCALE = 1e-2
 LARGEST_EXCESS = 0.1
@@ -251,6 +256,10 @@ def _labelled_graph(atoms: Atoms, cutoff: float, properties: Sequence[Property])
     return to_graph(atoms, cutoff, labels_of(atoms, defined).filled(properties, len(atoms)))
 
 
+def _record(atoms: Atoms, cutoff: float, properties: Sequence[Property]) -> Record:
+    return record_of(_labelled_graph(atoms, cutoff, properties))
+
+
 def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms]]:
     """Training and validation frames of a configuration."""
     data, properties, keys = config.data, config.loss.properties, config.data.keys.given
@@ -303,14 +312,16 @@ def _graphs_of_file(
     properties, keys, cutoff = config.loss.properties, config.data.keys.given, config.model.cutoff
     require_file(path)
 
-    def make(frames: list[Atoms], notes: dict[str, Any]) -> Iterator[Data]:
+    def make(frames: list[Atoms], notes: dict[str, Any]) -> Iterator[Record]:
         notes |= {"ignored": {name: [] for name in properties}, "isolated": []}
-        for number, atoms in enumerate(frames):
+        one = partial(_record, cutoff=cutoff, properties=properties)
+        graphs = on_all_cores(one, frames, sum(map(len, frames)) // ATOMS_WORTH_A_PROCESS)
+        for number, (atoms, graph) in enumerate(zip(frames, graphs, strict=True)):
             for name in ignored_labels([atoms], properties):
                 notes["ignored"][name].append(number)
             for z, energy in isolated_energies([atoms]).items():
                 notes["isolated"].append([number, z, energy])
-            yield _labelled_graph(atoms, cutoff, properties)
+            yield graph
 
     sha256 = file_sha256(path)
     identity = {

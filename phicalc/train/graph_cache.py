@@ -18,9 +18,8 @@ from typing import Any, BinaryIO
 from ase import Atoms
 
 import phicalc
-from phicalc.data.graph_file import GraphFile, write_graphs
+from phicalc.data.graph_file import GraphFile, Record, write_graphs
 from phicalc.errors import DataError, OutputError
-from phicalc.geometric import Data
 from phicalc.machine.files import replacing
 
 KEPT_BYTES = 20 * 2**30
@@ -48,7 +47,7 @@ class GraphSource:
     path: Path
     identity: dict[str, Any]
     read: Callable[[], list[Atoms]]
-    make: Callable[[list[Atoms], dict[str, Any]], Iterator[Data]]
+    make: Callable[[list[Atoms], dict[str, Any]], Iterator[Record]]
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ from ase.build import bulk as build_bulk
 
 from phicalc import fields
 from phicalc.data.graph import collate, graph_dict, to_graph
-from phicalc.data.graph_file import GraphFile, chosen_of, tensors_of, write_graphs
+from phicalc.data.graph_file import GraphFile, chosen_of, record_of, tensors_of, write_graphs
 from phicalc.data.read import Labels
 from phicalc.errors import DataError
 from tests.conftest import structure
@@ -38,7 +38,7 @@ def graphs():
 
 def written(path, graphs, notes=None):
     with path.open("wb") as stream:
-        write_graphs(stream, graphs, {} if notes is None else notes)
+        write_graphs(stream, map(record_of, graphs), {} if notes is None else notes)
     return opened(path)
 
 

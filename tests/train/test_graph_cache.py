@@ -9,7 +9,8 @@ import torch
 from rich.console import Console
 
 from phicalc.errors import DataError, OutputError
-from phicalc.train import graph_cache
+from phicalc.machine import cores
+from phicalc.train import dataset, graph_cache
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import graphs_of, load_training_data, read_frames
 from phicalc.train.describe import describe_data
@@ -56,6 +57,17 @@ def test_kept_graphs_are_the_ones_made_to_the_bit(either, cache):
         for three in zip(plain, first, second, strict=True):
             same(three[0], three[1])
             same(three[0], three[2])
+
+
+def test_graphs_made_by_several_processes_are_the_same_to_the_bit(content, monkeypatch):
+    config = parse_config(content | {"data": {**content["data"], "cache": False}})
+    here = load_training_data(config)
+    monkeypatch.setattr(dataset, "ATOMS_WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    elsewhere = load_training_data(config)
+    for first, second in zip(here.train, elsewhere.train, strict=True):
+        same(first, second)
+    assert here.train.notes == elsewhere.train.notes
 
 
 def test_a_run_is_the_same_with_and_without_the_cache(content, quiet, tmp_path, cache):

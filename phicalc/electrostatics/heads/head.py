@@ -36,6 +36,10 @@ class Head(nn.Module):
         decay
     needs_positions
         on heads whose energy depends on positions and cell beyond the edge vectors
+    refinements
+        on heads that solve for charges: orders of derivatives of the solution that training on
+        crystals gets right. One does for losses on charges, energies, forces and stress, since
+        the energy is stationary; a loss on derivatives of the charges needs one more
     """
 
     physical: ClassVar[Tuple[str, ...]] = ()
