@@ -1,7 +1,6 @@
 """``phicalc lammps``: LAMMPS runs an input script with a model as its potential."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from phicalc.cli.arguments import (
     complain,
     say,
 )
-from phicalc.errors import ConfigError, PhicalcError, status_of_signal
+from phicalc.errors import ConfigError, PhicalcError
 
 commands = typer.Typer()
 
@@ -83,22 +82,17 @@ class _Rank:
     def watch(self, lmp: Any) -> Callable[[BaseException], None]:
         """Learn from LAMMPS which rank this is; returns what ends all ranks in a step."""
         self.first = lmp.extract_setting("world_rank") == 0
-        if not self.first:  # Ctrl-C is for the first, which tells the others
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
         def end(error: BaseException) -> None:
             """At once: what a script does after a step that failed is worth nothing."""
-            status = getattr(error, "exit_status", 1)
-            if isinstance(error, KeyboardInterrupt):
-                status = status_of_signal("SIGINT")
-            elif self.first:
+            if self.first:
                 complain(error)
             lmp.flush_buffers()
             sys.stdout.flush()
             sys.stderr.flush()
             if lmp.extract_setting("world_size") > 1:
                 lmp.MPI.Finalize()
-            os._exit(status)
+            os._exit(getattr(error, "exit_status", 1))
 
         return end
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from phicalc.checks.conditions import WHOLE
 from phicalc.checks.structure import check_field, check_total_charge
 from phicalc.data.symbols import numbers_of_types
-from phicalc.errors import StructureError, UnsupportedError
+from phicalc.errors import StoppedError, StructureError, UnsupportedError
 from phicalc.machine.ranks import Ranks
+from phicalc.machine.signals import StopRequest
 from phicalc.serving.committee import consensus
 from phicalc.serving.evaluation import Evaluator, conditions_of
 from phicalc.serving.model_file import ModelSource, load_models
@@ -81,6 +82,7 @@ def attach(
     threads: int | None = None,
     default_dtype: str | None = None,
     fix: str = "phicalc",
+    stop: StopRequest | None = None,
     on_error: Callable[[BaseException], None] | None = None,
 ) -> "Attachment":
     """Let a model give the energies, forces and virial of all atoms of a LAMMPS.
@@ -107,6 +109,8 @@ def attach(
         As :class:`phicalc.PhiCalculator`'s; the threads are those of the first rank.
     fix
         Name of the ``fix external`` that is defined.
+    stop
+        Looked at on the first rank in each step, which then raises a StoppedError.
     on_error
         Called on every rank, inside the step, instead of letting the run end.
 
@@ -130,6 +134,7 @@ def attach(
         elements=elements,
         charge=None if charge is None else check_total_charge(charge),
         field=None if field is None else _turned(lmp, check_field(field)),
+        stop=stop,
     )
     evaluator = ranks.on_first(
         lambda: Evaluator(load_models(model, device, default_dtype), skin, cache, threads)
@@ -147,6 +152,7 @@ class _Settings(NamedTuple):
     elements: Sequence[str] | Mapping[int, str] | None
     charge: float | None
     field: Array | None
+    stop: StopRequest | None
 
 
 def _communicator(lmp: Any) -> Any:
@@ -289,6 +295,9 @@ class Attachment:
     def _answer(self, lmp: Any, rows: Array | None) -> tuple["_Whole", Array]:
         """Evaluate rows of tag, type, charge and position: what LAMMPS is told, in its units."""
         assert rows is not None and self._evaluator is not None
+        stop = self._settings.stop
+        if stop is not None and stop.name is not None:
+            raise StoppedError(f"stopped by {stop.name}", stop.name)
         order = np.argsort(rows[:, 0], kind="stable")
         tags, types, charges = rows[order, :3].T
         if len(tags) > 1 and not (np.diff(tags) > 0).all():

@@ -7,6 +7,7 @@ from typing import Any
 
 from phicalc.engines.lammps import Attachment, attach, open_lammps
 from phicalc.errors import ConfigError, PhicalcError
+from phicalc.machine.signals import stop_on_signals
 from phicalc.serving.model_file import ModelSource
 
 _FLOW = ("jump", "label", "next")
@@ -48,6 +49,8 @@ def run_script(
     ConfigError
         The script is missing or wrong, in LAMMPS's own words; it makes no box, or clears it; or it
         never asks the model.
+    StoppedError
+        A SIGINT or SIGTERM has ended it, before the next step.
     PhicalcError
         What `attach` and the model's evaluations raise.
     """
@@ -57,9 +60,10 @@ def run_script(
     on_error = None if watch is None else watch(lmp)
     try:
         rest = _until_box(lmp, path)
-        attachment = attach(lmp, model, on_error=on_error, **options)
-        for text in rest:
-            _run(lmp, text)
+        with stop_on_signals(sigterm_repeats=True) as stop:
+            attachment = attach(lmp, model, stop=stop, on_error=on_error, **options)
+            for text in rest:
+                _run(lmp, text)
         _check_was_asked(lmp, attachment, options.get("fix", "phicalc"))
     except PhicalcError:
         raise

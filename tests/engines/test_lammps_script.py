@@ -232,29 +232,28 @@ def test_mistakes_are_said_once(folder, ranks, model, text, words):
     assert len(lines) == 1 and words in lines[0]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_ctrl_c(folder, ranks):
-    """Exit status 130, at any number of ranks."""
+@pytest.mark.parametrize(("ranks", "number", "status"), [(1, "SIGINT", 130), (2, "SIGINT", 130),
+                                                         (1, "SIGTERM", 143)])  # fmt: skip
+def test_signals_end_the_command_between_two_steps(folder, ranks, number, status):
+    """On any number of ranks, wherever the signal finds them."""
     text = script(BOX + 'fix 1 all nve\nrun 1\nprint "" file started.txt\nrun 10000000\n')
     command = [sys.executable, "-m", "phicalc.cli", "lammps", "lj.pt", text, "--", *QUIET]
     if ranks > 1:
         command = [mpiexec(), "-n", str(ranks), *command]
-    process = subprocess.Popen(
-        command, env=environment(), stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        for _ in range(600):
-            if Path("started.txt").exists():
-                break
-            time.sleep(0.1)
-        time.sleep(0.5)
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode in ((130,) if ranks == 1 else (130, 2)), errors
-    assert b"Traceback" not in errors
+    with subprocess.Popen(
+        command, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            while not Path("started.txt").exists() and process.poll() is None:
+                time.sleep(0.1)
+            time.sleep(0.5)
+            os.killpg(process.pid, getattr(signal, number))
+            _, errors = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == status, errors
+    assert errors.count("error:") == 1 and f"error: stopped by {number}" in errors
 
 
 def test_options_of_the_command(folder):
