@@ -49,6 +49,9 @@ class StoppedError(ConvergenceError):
         self.signal = signal
         self.exit_status = status_of_signal(signal)
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (str(self), self.signal)
+
 
 class OutputError(PhicalcError):
     """A file or folder that cannot be written, or that a new run would overwrite."""

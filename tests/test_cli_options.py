@@ -46,8 +46,9 @@ ARGUMENTS = {
     "train": ("none.yaml",),
     "info": ("none.pt",),
     "ablate": ("none.yaml",),
+    "lammps": ("MODEL", "none.lmp"),
 }
-ANY_TEXT = {"description", "licence", "data_licence", "rows"}
+ANY_TEXT = {"description", "licence", "data_licence", "rows", "elements"}
 """Options that may say anything, or whose values are checked against a file."""
 
 SETTING = {"every": "_every", "properties": "propert", "born_file": "BORN"}
@@ -160,6 +161,7 @@ def test_a_field_reaches_the_model(command, tmp_path):
     assert abs(plain - expected) > 1e-3
 
 
+ENGINES = ("lammps",)
 EVALUATING = ("md", "relax", "eos", "elastic", "phonons", "predict")
 
 
@@ -169,7 +171,8 @@ def test_every_command_that_evaluates_takes_charge_and_field():
         for name, command in typer.main.get_command(app).commands.items()
     }
     for name, found in taking.items():
-        assert found == ({"charge", "field"} if name in EVALUATING else set()), name
+        expected = {"charge", "field"} if name in (*EVALUATING, *ENGINES) else set()
+        assert found == expected, name
 
 
 @pytest.mark.parametrize("command", EVALUATING)

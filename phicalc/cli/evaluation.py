@@ -76,8 +76,8 @@ class Structure(Threaded, Evaluation):
         return ()
 
 
-class StructureInCommittee(Structure):
-    """One structure, evaluated by one model or several."""
+class Committee(Threaded, Evaluation):
+    """One model or several."""
 
     committee: tuple[Path, ...] = Field((), description="further model file; repeatable")
 
@@ -85,6 +85,10 @@ class StructureInCommittee(Structure):
     def further_models(self) -> tuple[Path, ...]:
         """Those that form a committee with the model."""
         return self.committee
+
+
+class StructureInCommittee(Committee, Structure):
+    """One structure, evaluated by one model or several."""
 
 
 class Structures(Batches, Evaluation):

@@ -1,8 +1,13 @@
-"""Names of atoms in structure files that are no chemical symbols, and what to write instead."""
+"""Elements by other names: what structure files and the atom types of MD engines call them."""
 
 import re
+from collections.abc import Collection, Mapping, Sequence
 
-from ase.data import atomic_numbers, chemical_symbols
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+
+from phicalc.errors import UnsupportedError
 
 _ISOTOPES = {"D": "2.014", "T": "3.016"}
 
@@ -54,3 +59,63 @@ def _remedy(name: str) -> str:
         if len(name) > length and atomic_numbers.get(element, 0) > 0:
             return f"if it is a label of {element}, write {element}"
     return "write the symbol of an element, and leave out atoms that are none"
+
+
+_MASS_TOLERANCE = 0.1
+"""u; programs round masses (1.0, 15.9994, 35.5), and neighbours in the table lie further apart."""
+
+
+def numbers_of_types(
+    symbols: Sequence[str] | Mapping[int, str] | None,
+    masses: NDArray[np.float64] | None,
+    known: Collection[int],
+) -> NDArray[np.int64]:
+    """Atomic numbers of the atom types of an MD engine, 0 for those that nothing names.
+
+    Parameters
+    ----------
+    symbols
+        Of types 1, 2, … in this order, or by the types' numbers; None: by mass.
+    masses
+        Of types 1, 2, … in u, zero where a type has none; None where types have no masses.
+    known
+        Elements of the model, which are preferred where two have nearly the same mass.
+
+    Returns
+    -------
+    array
+        (types + 1,), of which the first is no type and 0.
+
+    Raises
+    ------
+    UnsupportedError
+        No symbol of an element; or a mass that is none of an element's.
+    """
+    if symbols is not None:
+        given = symbols if isinstance(symbols, Mapping) else dict(enumerate(symbols, start=1))
+        numbers = np.zeros(max(given, default=0) + 1, dtype=np.int64)
+        for kind, symbol in given.items():
+            if atomic_numbers.get(symbol, 0) < 1:
+                raise UnsupportedError(
+                    f"expected the symbol of an element for atom type {kind}, got {symbol!r}"
+                )
+            numbers[kind] = atomic_numbers[symbol]
+        return numbers
+    own = np.zeros(0) if masses is None else masses
+    kinds = [_number_of_mass(kind, mass, known) for kind, mass in enumerate(own, start=1)]
+    return np.array([0, *kinds], dtype=np.int64)
+
+
+def _number_of_mass(kind: int, mass: float, known: Collection[int]) -> int:
+    if mass <= 0.0:
+        return 0
+    near = np.flatnonzero(np.abs(atomic_masses[1:] - mass) <= _MASS_TOLERANCE) + 1
+    likely = [int(number) for number in near if number in known] or near.tolist()
+    if len(likely) == 1:
+        return int(likely[0])
+    names = " and ".join(chemical_symbols[number] for number in likely)
+    raise UnsupportedError(
+        f"expected the mass of an element for atom type {kind}, got {mass:g} u, "
+        f"{f'which is that of {names}' if likely else 'which is none'}; "
+        "name the elements of all types: elements="
+    )

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +22,10 @@ from phicalc.machine.modes import own_modes
 from phicalc.machine.threads import OneThread, OneThreadCalculator
 from phicalc.serving.committee import Consensus, consensus
 from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator, conditions_of
-from phicalc.serving.model_file import LoadedModel, load_model
+from phicalc.serving.model_file import ModelSource, load_models
 from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 
 Array = NDArray[np.float64]
-ModelSource = str | Path | LoadedModel
 
 
 class Spectrum(NamedTuple):
@@ -132,11 +130,6 @@ class PhiCalculator(OneThreadCalculator):
         default_dtype: str | None = None,
     ) -> None:
         super().__init__()
-        sources = [model] if isinstance(model, str | Path | LoadedModel) else list(model)
-        if not sources:
-            raise UnsupportedError("expected at least one model, got an empty list")
-        if threads is not None and threads < 1:
-            raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
         self.charge = None if charge is None else check_total_charge(charge)
         self.field = None if field is None else check_field(field)
         self._skin = skin
@@ -147,21 +140,16 @@ class PhiCalculator(OneThreadCalculator):
         self._consensus: Consensus | None = None
         self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
-        self._load(sources)
+        self._load(model)
 
-    def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
+    def _load(self, model: ModelSource | Sequence[ModelSource]) -> None:
         """Models and everything else that is rebuilt rather than copied or pickled."""
         self._thread = OneThread()
         self.device = resolve_device(self._device)
-        self.models = [self._loaded(source) for source in sources]
+        self.models = load_models(model, self.device, self._dtype)
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
         self._evaluations: list[Evaluation] = []
         self._seconds = 0.0
-
-    def _loaded(self, source: ModelSource | bytes) -> LoadedModel:
-        if isinstance(source, LoadedModel):
-            return source.on(self.device, self._dtype)
-        return load_model(source, self.device, self._dtype)
 
     # --- ASE's interface ------------------------------------------------------------------------
 

@@ -253,11 +253,18 @@ class Evaluator:
         Start each electrostatic solve from what the last one left.
     threads
         CPU threads of an evaluation; the process's setting is restored after each.
+
+    Raises
+    ------
+    UnsupportedError
+        A number of threads below 1.
     """
 
     def __init__(
         self, models: Sequence[Model], skin: float, cache: bool, threads: int | None
     ) -> None:
+        if threads is not None and threads < 1:
+            raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
         self.models = list(models)
         self.device = models[0].device
         self.cache = cache

@@ -10,6 +10,7 @@ Python or shell code, but load models only from people you trust.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,34 @@ def load_model(
         known = known.model_copy(update={"no_field": OLD_FILE})
         metadata = metadata.model_copy(update={"capabilities": known})
     return LoadedModel(program, metadata, data, device)
+
+
+ModelSource = str | Path | bytes | LoadedModel
+"""A model file, its content, or what was loaded from it."""
+
+
+def load_models(
+    models: ModelSource | Sequence[ModelSource],
+    device: str | torch.device = "cpu",
+    dtype: str | None = None,
+) -> list[LoadedModel]:
+    """One model or several (a committee), on one device; those that are loaded so stay as they are.
+
+    Raises
+    ------
+    ModelFileError, UnsupportedError
+        See `load_model`; or there is no model at all.
+    """
+    device = resolve_device(device)
+    sources = [models] if isinstance(models, ModelSource) else list(models)
+    if not sources:
+        raise UnsupportedError("expected at least one model, got an empty list")
+    return [
+        source.on(device, dtype)
+        if isinstance(source, LoadedModel)
+        else load_model(source, device, dtype)
+        for source in sources
+    ]
 
 
 def check_device(metadata: ModelMetadata, device: torch.device, name: str) -> None:
