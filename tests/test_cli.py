@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 import phicalc
 import phicalc.cli
-from phicalc.bench.box import BoxResult
 from phicalc.cli import app
 from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import ConvergenceError
@@ -180,27 +179,27 @@ def test_info_as_json_is_the_whole_metadata(tmp_path):
 
 
 def test_bench_tells_what_was_measured(tmp_path, checkpoint, monkeypatch):
-    def measured(request):  # in a process of its own, which takes seconds to start
-        return BoxResult(
-            atoms=3 * request.molecules,
-            edges=900,
-            steps=request.steps,
-            parts={
+    def measured(_, request):  # in a process of its own, which takes seconds to start
+        return {
+            "atoms": 3 * request.molecules,
+            "edges": 900,
+            "steps": request.steps,
+            "parts": {
                 "neighbours": 0.001,
                 "backbone": 0.006,
                 "autograd": 0.002,
                 "electrostatics": 0.0,
                 "ase": 0.001,
             },
-            uncached_electrostatics=0.004,
-            solver_iterations=5,
-            uncached_solver_iterations=9,
-            neighbour_reuse=0.9,
-            peak_memory=512,
-            base_memory=300,
-        )
+            "uncached_electrostatics": 0.004,
+            "solver_iterations": 5,
+            "uncached_solver_iterations": 9,
+            "neighbour_reuse": 0.9,
+            "peak_memory": 512,
+            "base_memory": 300,
+        }
 
-    monkeypatch.setattr("phicalc.bench.report._in_own_process", measured)
+    monkeypatch.setattr("phicalc.bench.report.in_own_process", measured)
     model, directory = tmp_path / "model.pt", tmp_path / "speed"
     run("export", checkpoint, "-o", model)
     told = run("bench", model, "-n", 24, "-n", 49, "--steps", 3, "--threads", 1, "-o", directory)

@@ -63,6 +63,7 @@ def test_no_example_is_forgotten():
     assert [name for name in names if f'run("{name}"' not in tested] == []
 
 
+@pytest.mark.slow
 def test_langevin(run):
     output, text = run("01_langevin_salt_water.py", "--steps", "80")
 
@@ -126,6 +127,7 @@ def conservation(output):
     return scale * np.ptp(kinetic), scale * np.std(kinetic + potential), frames
 
 
+@pytest.mark.slow
 def test_nve_conserves_energy_to_the_second_order_of_the_time_step(run):
     warm_up = ["--equilibration", "10"]
     coarse, text = run("02_nve_conservation.py", *warm_up, "--steps", "60")
@@ -147,6 +149,7 @@ def test_nve_conserves_energy_to_the_second_order_of_the_time_step(run):
     assert is_picture(coarse / "nve.png")
 
 
+@pytest.mark.slow
 def test_relaxation(run):
     fmax = 0.05
     output, text = run("03_relax_cluster.py", "--fmax", str(fmax))
@@ -175,6 +178,7 @@ def test_relaxation(run):
     assert is_picture(output / "cluster.png")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KCL.exists(), reason="models/kcl-crystal.pt is not there")
 @pytest.mark.filterwarnings("ignore:.*Point group symmetries of supercell")
 def test_crystal(run):
@@ -202,6 +206,7 @@ def test_crystal(run):
     assert is_picture(output / "kcl.png")
 
 
+@pytest.mark.slow
 def test_restart_is_exact(run):
     output, text = run("05_restart.py", "--steps", "48")
 
@@ -216,6 +221,7 @@ def test_restart_is_exact(run):
     assert is_picture(output / "restart.png") and is_picture(output / "restart-broken" / "md.png")
 
 
+@pytest.mark.slow
 def test_spectra_of_water(run):
     output, text = run("06_spectra_of_water.py", "--steps", "240")
 

@@ -93,7 +93,7 @@ def test_outputs_table_is_what_the_calculator_gives():
     found = {}
     crystal = bulk("NaCl", "rocksalt", a=5.64)
     for atoms in (liquid, cluster, crystal):
-        atoms.calc = PhiCalculator(served("formal") if atoms is crystal else MODEL)
+        atoms.calc = PhiCalculator(served("phi-coulomb") if atoms is crystal else MODEL)
         atoms.get_potential_energy()
         results = dict(atoms.calc.results)
         if atoms is crystal:  # computed when asked for
@@ -218,6 +218,7 @@ def labelled(path, seeds):
     ase.io.write(path, frames)
 
 
+@pytest.mark.slow
 def test_training_commands_run_in_their_order(folder):
     """The README's configuration, of one epoch, and its commands; the rest is tested elsewhere."""
     labelled("train.extxyz.gz", range(4))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from ase.io import read
 
 from phicalc import PhiCalculator
@@ -13,6 +14,7 @@ from phicalc.workflows.md.settings import MDSettings
 MODEL = Path(__file__).parents[3] / "models" / "nacl-water.pt"
 
 
+@pytest.mark.slow
 def test_a_model_with_a_warm_cache_restarts_identically(tmp_path):
     """Large enough for the iterative solver, whose last bits depend on where it starts."""
     box = water_box(150, seed=1)

@@ -40,6 +40,7 @@ def warm() -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ensemble", ["langevin", "nose-hoover"])
 def test_mean_and_distribution_of_the_kinetic_energy(warm, ensemble):
     """Mean within two standard errors, and a Kolmogorov–Smirnov test beyond 5 %.

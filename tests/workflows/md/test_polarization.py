@@ -56,6 +56,7 @@ def settings(**changes: Any) -> MDSettings:
     return MDSettings(**values | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["traj", "extxyz"])
 def test_infrared_line_of_rock_salt(tmp_path, kind):
     atoms = salt()
