@@ -20,12 +20,14 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, predict, simulate
-from phicalc.cli.arguments import Device, complain, complain_in_words, warn
+from phicalc.cli.arguments import complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
+from phicalc.cli.options import OptionsOf, command
 from phicalc.errors import ConfigError, PhicalcError, status_of_signal
 from phicalc.machine.files import file_sha256
 
 if TYPE_CHECKING:
+    from phicalc.cli.evaluation import Batches, Threaded
     from phicalc.serving.metadata import ModelMetadata
 
 
@@ -133,10 +135,11 @@ def train(
         raise typer.Exit(status_of_signal(result.stopped_by))
 
 
-@app.command("eval")
+@command(app, "eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file, or a training checkpoint.")],
     data: Annotated[Path, typer.Argument(help="Structures with labels: extxyz(.gz) or ASE's.")],
+    evaluation: Annotated["Batches", OptionsOf("phicalc.cli.evaluation")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory for errors.json and parity.png."),
@@ -148,8 +151,6 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Column of a label, as energy=REF_energy; may be repeated."),
     ] = None,
-    device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
     """Errors of a model on labelled structures, per property and element.
 
@@ -179,8 +180,8 @@ def evaluate(
             output,
             skip=skip or (),
             keys=keys,
-            device=device,
-            batch_size=batch_size,
+            device=evaluation.device,
+            batch_size=evaluation.batch_size,
             advance=advance,
         )
     console.print(error_table(result))
@@ -329,9 +330,10 @@ def _reference_facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
         )
 
 
-@app.command()
+@command(app)
 def bench(
     model: Annotated[Path, typer.Argument(help="Model file that knows H and O.")],
+    evaluation: Annotated["Threaded", OptionsOf("phicalc.cli.evaluation")],
     size: Annotated[
         list[int] | None, typer.Option("--size", "-n", min=3, help="Atoms in a box; repeatable.")
     ] = None,
@@ -339,8 +341,6 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, callback=finite, help="Longest time spent on a box.")
     ] = 60.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    device: Device = "auto",
     heads: Annotated[
         bool | None,
         typer.Option(
@@ -367,7 +367,7 @@ def bench(
     from phicalc.machine.device import resolve_device
     from phicalc.serving.metadata import read_metadata
 
-    on_gpu = resolve_device(device).type == "cuda"
+    on_gpu = resolve_device(evaluation.device).type == "cuda"
     read_metadata(model)  # both before a folder is made
     console = Console(highlight=False)
     output.mkdir(parents=True, exist_ok=True)
@@ -377,8 +377,8 @@ def bench(
             tuple(size or (GPU_SIZES if on_gpu else DEFAULT_SIZES)),
             steps=steps,
             seconds=seconds,
-            device=device,
-            threads=threads,
+            device=evaluation.device,
+            threads=evaluation.threads,
             heads=on_gpu if heads is None else heads,
             progress=lambda box: console.print(line_of(box)),
         )

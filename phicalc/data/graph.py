@@ -39,7 +39,7 @@ def to_graph(atoms: Atoms, cutoff: float, labels: Labels | None = None) -> Data:
     charge = total_charge_of(atoms) if labels is None else labels.total_charge
     tensors = structure_tensors(atoms, cutoff, charge)
     if labels is not None:
-        tensors |= _label_tensors(labels)
+        tensors |= label_tensors(labels)
     return Data.from_dict({**tensors, "num_nodes": len(atoms)})
 
 
@@ -90,7 +90,7 @@ def average_neighbours(graphs: Sequence[Data]) -> float:
     return sum(int(graph[fields.EDGE_INDEX].shape[1]) for graph in graphs) / atoms
 
 
-def _label_tensors(labels: Labels) -> Graph:
+def label_tensors(labels: Labels) -> Graph:
     """Labels with the leading structure dimension that batching concatenates along."""
     tensors = {}
     for name in filter(labels.present.__contains__, fields.LABELS):  # in one order everywhere

@@ -48,7 +48,10 @@ def structure_tensors(atoms: Atoms, cutoff: float, charge: float) -> Graph:
 
 
 def joined(graphs: Sequence[Graph]) -> Graph:
-    """Several graphs with the same entries as one, block-diagonal; BATCH tells which is whose."""
+    """Several graphs with the same entries as one, block-diagonal; BATCH tells which is whose.
+
+    Without edges, if they have none.
+    """
     sizes = [len(graph[fields.SPECIES]) for graph in graphs]
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     batch = {
@@ -56,10 +59,10 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         for name in graphs[0]
         if name != fields.EDGE_INDEX
     }
-    shifted = [
-        graph[fields.EDGE_INDEX] + start for graph, start in zip(graphs, starts, strict=True)
-    ]
-    batch[fields.EDGE_INDEX] = torch.cat(shifted, dim=1)
+    if fields.EDGE_INDEX in graphs[0]:
+        pairs = zip(graphs, starts, strict=True)
+        shifted = [graph[fields.EDGE_INDEX] + start for graph, start in pairs]
+        batch[fields.EDGE_INDEX] = torch.cat(shifted, dim=1)
     batch[fields.BATCH] = torch.repeat_interleave(torch.arange(len(graphs)), torch.tensor(sizes))
     return batch
 

@@ -1,14 +1,19 @@
 """A saved model against a file of structures: the ground under ``phicalc eval``."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
-from torch import Tensor
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from phicalc import fields
-from phicalc.data.read import check_labels, total_charge_of
+from phicalc.checks.settings import BATCH_SIZE
+from phicalc.data.graph import label_tensors
+from phicalc.data.read import Labels, check_labels
+from phicalc.data.tensors import float_tensor, joined
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
 from phicalc.machine.device import resolve_device
@@ -17,14 +22,15 @@ from phicalc.machine.modes import own_modes
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.derivatives import Differentiated
 from phicalc.serving.eager import EagerModel
-from phicalc.serving.evaluation import Conditions, Model, admit, naming
+from phicalc.serving.evaluation import Conditions, Model, admit, evaluate_many, naming
 from phicalc.serving.export import describe
 from phicalc.serving.metadata import Provenance
 from phicalc.serving.model_file import load_model
+from phicalc.serving.result import Result
 from phicalc.train.config import Property
-from phicalc.train.dataset import graphs_of, read_without
+from phicalc.train.dataset import read_without
 from phicalc.train.labels import labels_somewhere, require_defined
-from phicalc.train.metrics import Evaluation, Graph, Predict, evaluate
+from phicalc.train.metrics import Evaluation, Graph, compare
 from phicalc.train.report import write_errors, write_parity_plot
 
 
@@ -60,7 +66,7 @@ def evaluate_file(
     skip: Sequence[int] = (),
     keys: Mapping[str, str] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
     """Errors of a model on the labelled structures of a file.
@@ -134,7 +140,7 @@ def evaluate_structures(
     *,
     properties: Sequence[Property] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     keep_values: bool = False,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
@@ -151,34 +157,59 @@ def evaluate_structures(
     wanted = tuple(properties) if properties is not None else labels_somewhere(frames)
     if not wanted:
         raise DataError("no label is present in any frame, so nothing can be compared")
-    check_labels(frames, set(wanted), partial=wanted)
-    require_defined(frames, wanted)
-    for number, atoms in enumerate(frames):
+    labels = check_labels(frames, set(wanted), partial=wanted)
+    require_defined(frames, labels, wanted)
+    conditions = [Conditions(of_one.total_charge, np.zeros(3)) for of_one in labels]
+    for number, (atoms, own) in enumerate(zip(frames, conditions, strict=True)):
         with naming([number]):
-            admit([opened], atoms, Conditions(total_charge_of(atoms), np.zeros(3)))
-    return evaluate(
-        _finite(opened),
-        graphs_of(frames, opened.metadata.cutoff, wanted),
-        properties=properties,
-        batch_size=batch_size,
-        alone_above=opened.metadata.capabilities.alone_above,
-        device=opened.device,
-        keep_values=keep_values,
-        advance=advance,
+            admit([opened], atoms, own)
+    results = evaluate_many(opened, frames, conditions, batch_size)
+    pairs = _beside_labels(results, frames, labels, wanted, required=properties is not None)
+    return compare(pairs, keep_values=keep_values, advance=advance)
+
+
+def _beside_labels(
+    results: Iterable[list[Result]],
+    frames: Sequence[Atoms],
+    labels: Sequence[Labels],
+    names: Sequence[str],
+    required: bool,
+) -> Iterator[tuple[Graph, Graph]]:
+    """What a model says of each batch, and what the labels say; of what it predicts at all."""
+    done = 0
+    for batch in results:
+        rows = slice(done, done + len(batch))
+        done = rows.stop
+        part, known = frames[rows], labels[rows]
+        said = [labels_from(result, names) for result in batch]
+        lacking = {
+            name
+            for label, answer in zip(known, said, strict=True)
+            for name in label.present - answer.present
+        }
+        if lacking and required:
+            raise UnsupportedError(f"this model does not predict {', '.join(sorted(lacking))}")
+        names = [name for name in names if name not in lacking]
+        yield _joined(part, said, names), _joined(part, known, names)
+
+
+def labels_from(result: Result, names: Sequence[str]) -> Labels:
+    """What a model says of a structure, in the shapes of labels."""
+    values: dict[str, Any] = {name: result.properties.get(name) for name in names}
+    if values.get(fields.STRESS) is not None:
+        values[fields.STRESS] = voigt_6_to_full_3x3_stress(values[fields.STRESS])
+    return Labels(**values)
+
+
+def _joined(frames: Sequence[Atoms], labels: Sequence[Labels], names: Sequence[str]) -> Graph:
+    """Labels of a batch; those that a structure lacks are NaN."""
+    return joined(
+        [
+            {
+                fields.SPECIES: torch.tensor(atoms.numbers, dtype=torch.long),
+                fields.CELL: float_tensor(atoms.cell.array[None]),
+                **label_tensors(own.only(names).filled(names, len(atoms))),
+            }
+            for atoms, own in zip(frames, labels, strict=True)
+        ]
     )
-
-
-def _finite(predict: Predict) -> Predict:
-    """The same, but for NaN and infinity, which no table of errors should hold."""
-
-    def checked(graph: Graph) -> Mapping[str, Tensor]:
-        output = predict(graph)
-        bad = [n for n in fields.LABELS if n in output and not bool(output[n].isfinite().all())]
-        if bad:
-            raise StructureError(
-                f"the model gives NaN or infinity for {', '.join(bad)}; look for atoms much too "
-                "close to each other, or leave the frame out with --skip"
-            )
-        return output
-
-    return checked

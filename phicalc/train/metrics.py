@@ -1,5 +1,7 @@
 """Errors of a model against labelled structures."""
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,20 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.checks.structure import frames_of
 from phicalc.data.graph import collate, graph_dict
-from phicalc.data.graph_file import tensors_of
 from phicalc.data.reference import fit_reference_energies
-from phicalc.data.tensors import grouped
-from phicalc.errors import ConvergenceError, StructureError, UnsupportedError
 from phicalc.geometric import Data
 from phicalc.serving.metadata import ErrorSummary
-from phicalc.train.config import Property
-from phicalc.train.labels import labelled_structures
 from phicalc.train.losses import atoms_per_structure, residuals
 
 Graph = dict[str, Tensor]
-Predict = Callable[[Graph], Mapping[str, Tensor]]
 
 ENERGY_PER_ATOM = "energy_per_atom"
 WORST_LISTED = 5
@@ -32,7 +27,7 @@ UNITS = {ENERGY_PER_ATOM: "eV/atom", **{row.name: row.unit for row in fields.PRO
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`evaluate` found.
+    """What :func:`compare` found.
 
     Attributes
     ----------
@@ -127,105 +122,91 @@ def _error(row: Sequence[float], unit: str) -> ErrorSummary:
     return ErrorSummary(absolute / count, (square / count) ** 0.5, round(count), unit)
 
 
-def labelled_properties(graphs: Sequence[Data]) -> tuple[Property, ...]:
-    """The properties for which some graph bears a label."""
-    return tuple(
-        name for name, count in labelled_structures(graphs, fields.LABELS).items() if count
-    )
-
-
 def batches(
     graphs: Sequence[Data],
     batch_size: int,
     device: torch.device | str,
-    alone_above: int | None = None,
 ) -> Iterator[tuple[Graph, int]]:
-    """Consecutive batches as dictionaries on ``device``, each with its number of structures.
-
-    Structures of more than ``alone_above`` atoms are batches of their own.
-    """
-    sizes = [len(species) for species in tensors_of(graphs, fields.SPECIES)]
-    for group in grouped(sizes, batch_size, alone_above):
-        part = [graphs[number] for number in group]
+    """Consecutive batches as dictionaries on ``device``, each with its number of structures."""
+    for start in range(0, len(graphs), batch_size):
+        part = [graphs[i] for i in range(start, min(start + batch_size, len(graphs)))]
         yield graph_dict(collate(part).to(device)), len(part)
 
 
-def evaluate(
-    predict: Predict,
-    graphs: Sequence[Data],
+def compare(
+    pairs: Iterable[tuple[Graph, Graph]],
     *,
-    properties: Iterable[Property] | None = None,
-    batch_size: int = 8,
-    alone_above: int | None = None,
-    device: torch.device | str = "cpu",
     keep_values: bool = False,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
-    """Errors of a model on labelled graphs, batch by batch.
+    """Errors of predictions, batch by batch.
 
     Parameters
     ----------
-    predict
-        Any callable from graph to outputs: a module in evaluation mode, a loaded model file.
-    graphs
-        Labelled structures; labels that some of them lack are NaN there.
-    properties
-        What to compare, where there is a label; by default all that the model predicts.
-    batch_size
-        Structures at a time.
-    alone_above
-        Atoms above which a structure is evaluated by itself; None: never.
+    pairs
+        What was predicted, and a labelled graph (SPECIES, BATCH, CELL and labels; those that a
+        structure lacks are NaN). Compared is what stands in both.
     keep_values
         Also return all reference and predicted values, for parity plots.
     advance
         Called with the number of structures after each batch.
-
-    Raises
-    ------
-    StructureError, UnsupportedError, ConvergenceError
-        As the model does; the message names the frames of the batch, from 0.
     """
-    wanted = tuple(properties) if properties is not None else labelled_properties(graphs)
-    sums = ErrorSums(torch.device(device))
-    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    sums: ErrorSums | None = None
+    values: dict[str, list[tuple[Tensor, Tensor]]] = {}
     by_structure: list[float] = []
-    done = 0
-    for graph, structures in batches(graphs, batch_size, device, alone_above):
-        try:
-            prediction = {name: value.detach() for name, value in predict(graph).items()}
-        except (StructureError, UnsupportedError, ConvergenceError) as error:
-            shown = frames_of(range(done, done + structures))
-            raise type(error)(f"{shown}: {error}") from None
-        done += structures
-        if properties is None:
-            wanted = tuple(name for name in wanted if name in prediction)
-        differences = residuals(prediction, graph, wanted)
+    counts: Counter[str] = Counter()
+    energies: list[float] = []
+    species: list[NDArray[np.int64]] = []
+    for prediction, graph in pairs:
+        names = [name for name in fields.LABELS if name in prediction and name in graph]
+        sums = sums or ErrorSums(graph[fields.SPECIES].device)
+        differences = residuals(prediction, graph, names)
         sums.add(differences, graph)
+        counts.update({name: int(labelled_in(graph, name).sum()) for name in names})
         if fields.FORCES in differences:
             by_structure += force_errors_by_structure(differences[fields.FORCES], graph)
         if keep_values:
-            _keep(pairs, prediction, graph, wanted)
-        advance(structures)
-    by_property, by_element = sums.errors()
+            _keep(values, prediction, graph, names)
+        if keep_values and fields.ENERGY in names:
+            sizes = torch.bincount(graph[fields.BATCH]).tolist()
+            species += [part.cpu().numpy() for part in graph[fields.SPECIES].split(sizes)]
+            energies += graph[fields.ENERGY].tolist()
+        advance(graph[fields.CELL].shape[0])
+    assert sums is not None
     count, atoms = sums.size.tolist()
-    values = {
-        name: (_flat(r for r, _ in kept), _flat(p for _, p in kept)) for name, kept in pairs.items()
-    }
     known_errors = [(number, rmse) for number, rmse in enumerate(by_structure) if rmse == rmse]
-    worst = sorted(known_errors, key=lambda pair: -pair[1])[:WORST_LISTED]
-    explained = _composition_energies(graphs) if fields.ENERGY in values else np.zeros(0)
-    labelled = {str(name): n for name, n in labelled_structures(graphs, wanted).items()}
     return Evaluation(
-        round(count), round(atoms), by_property, by_element, worst, values, explained, labelled
+        round(count),
+        round(atoms),
+        *sums.errors(),
+        worst=sorted(known_errors, key=lambda pair: -pair[1])[:WORST_LISTED],
+        values={
+            name: (_flat(r for r, _ in kept), _flat(p for _, p in kept))
+            for name, kept in values.items()
+        },
+        composition_energies=_composition_energies(species, energies),
+        labelled=dict(counts),
     )
 
 
-def _composition_energies(graphs: Sequence[Data]) -> NDArray[np.float64]:
-    """Energies per atom (eV) of the elements alone, fitted to these graphs' labels."""
-    labelled = [graph for graph in graphs if not bool(graph[fields.ENERGY].isnan())]
-    species = [graph[fields.SPECIES].cpu().numpy() for graph in labelled]
-    fit = fit_reference_energies(species, [float(graph[fields.ENERGY]) for graph in labelled])
-    return np.array([np.mean([fit.energies[int(z)] for z in numbers]) for numbers in species])
+def _composition_energies(
+    species: Sequence[NDArray[np.int64]], energies: Sequence[float]
+) -> NDArray[np.float64]:
+    """Energies per atom (eV) of the elements alone, fitted to the labels; NaN is none."""
+    known = [pair for pair in zip(species, energies, strict=True) if not math.isnan(pair[1])]
+    if not known:
+        return np.zeros(0)
+    fit = fit_reference_energies([numbers for numbers, _ in known], [e for _, e in known])
+    return np.array([np.mean([fit.energies[int(z)] for z in numbers]) for numbers, _ in known])
+
+
+def labelled_in(graph: Graph, name: str) -> Tensor:
+    """Of each structure of a batch, whether it has a label, which NaN is not; (B,) bool."""
+    unknown = graph[name].isnan().flatten(1).any(1) if graph[name].ndim > 1 else graph[name].isnan()
+    if fields.PROPERTY[name].per == "atom":
+        rows = torch.zeros(graph[fields.CELL].shape[0], device=unknown.device)
+        unknown = rows.index_add(0, graph[fields.BATCH], unknown.to(rows.dtype)) > 0
+    return ~unknown
 
 
 def force_errors_by_structure(difference: Tensor, graph: Graph) -> list[float]:
@@ -241,7 +222,7 @@ def _keep(
     pairs: dict[str, list[tuple[Tensor, Tensor]]],
     prediction: Mapping[str, Tensor],
     graph: Graph,
-    properties: Iterable[Property],
+    properties: Iterable[str],
 ) -> None:
     for name in properties:
         reference, predicted = graph[name], prediction[name]

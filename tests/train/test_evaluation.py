@@ -96,31 +96,36 @@ def test_large_structures_are_evaluated_alone_where_coulomb_is_summed(tmp_path, 
         assert error.rmse == pytest.approx(jointly.errors[name].rmse, rel=1e-6)
 
 
-def test_any_function_can_be_evaluated(clusters):
-    def nothing(graph):
-        return {fields.FORCES: torch.zeros_like(graph[fields.POSITIONS])}
+def no_interaction(graph):
+    """The energies, and forces, of atoms that do not feel each other."""
+    forces = torch.zeros_like(graph[fields.POSITIONS])
+    energies = forces[:, 0].clone()
+    total = torch.zeros_like(graph[fields.TOTAL_CHARGE])
+    return {fields.ENERGY: total, fields.ENERGIES: energies, fields.FORCES: forces}
 
-    model = EagerModel(nothing, small_metadata(elements=[29, 79]), torch.device("cpu"))
+
+def test_any_function_can_be_evaluated(clusters):
+    model = EagerModel(no_interaction, small_metadata(elements=[29, 79]), torch.device("cpu"))
     found = evaluate_file(model, clusters / "valid.xyz")
     forces = [atoms.get_forces() for atoms in ase.io.read(clusters / "valid.xyz", ":")]
     expected = np.sqrt((np.concatenate(forces) ** 2).mean())
     assert found.errors["forces"].rmse == pytest.approx(expected)
-    assert set(found.errors) == {"forces"}
+    assert set(found.errors) == {"energy", "energy_per_atom", "forces"}
 
 
 def test_nan_is_no_error_of_a_table(clusters):
     """The frame is named by its batch; a label that is NaN never gets so far."""
 
     def breaking(graph):
-        forces = torch.zeros_like(graph[fields.POSITIONS])
+        output = no_interaction(graph)
         if next(batches) == 1:
-            forces[3, 2] = float("nan")
-        return {fields.FORCES: forces}
+            output[fields.FORCES][3, 2] = float("nan")
+        return output
 
     batches = itertools.count()
     model = EagerModel(breaking, small_metadata(elements=[29, 79]), torch.device("cpu"))
     frames = ase.io.read(clusters / "valid.xyz", ":")
-    with pytest.raises(StructureError, match=r"^frame 1: the model gives NaN or infinity for"):
+    with pytest.raises(StructureError, match=r"^frame 1: .* got NaN or infinity in forces"):
         evaluate_structures(model, frames, batch_size=1)
 
 
@@ -156,6 +161,18 @@ def test_errors_are_over_the_structures_that_have_a_label(best, clusters, tmp_pa
     table = Console(record=True, width=100, file=io.StringIO())
     table.print(error_table(found))
     assert re.search(r"forces .*meV/Å .*2 of 4", table.export_text())
+
+
+def test_what_a_model_does_not_predict_is_not_compared(clusters):
+    """Unless it is asked for."""
+    model = EagerModel(no_interaction, small_metadata(elements=[29, 79]), torch.device("cpu"))
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    for atoms in frames:
+        charges = np.zeros(len(atoms))
+        atoms.calc = SinglePointCalculator(atoms, **atoms.calc.results, charges=charges)
+    assert set(evaluate_structures(model, frames).labelled) == {"energy", "forces"}
+    with pytest.raises(UnsupportedError, match="this model does not predict charges"):
+        evaluate_structures(model, frames, properties=["charges", "energy"])
 
 
 def test_a_label_that_is_asked_for_must_be_there(best, clusters):

@@ -19,8 +19,8 @@ from phicalc.model.derivatives import Differentiated
 from phicalc.train.config import TrainConfig
 from phicalc.train.dataset import graphs_of, read_frames
 from phicalc.train.distributed import Processes
-from phicalc.train.labels import labels_somewhere
-from phicalc.train.metrics import ENERGY_PER_ATOM, evaluate
+from phicalc.train.evaluation import evaluate_structures
+from phicalc.train.metrics import ENERGY_PER_ATOM
 from phicalc.train.objective import Objective
 from phicalc.units import MEV
 
@@ -74,12 +74,12 @@ class RunResult:
 def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
     """Errors, charges and times of a run's best weights on its own validation set."""
     train_frames, valid_frames = read_frames(config)
-    potential = load_checkpoint(config.output / "best.pt").potential
-    model = Differentiated(potential)
-    graphs = graphs_of(valid_frames, potential.cutoff, labels_somewhere(valid_frames))
-    evaluation = evaluate(
-        model.eval(), graphs, batch_size=config.valid_batch_size, keep_values=True
+    best = config.output / "best.pt"
+    evaluation = evaluate_structures(
+        best, valid_frames, device="cpu", batch_size=config.valid_batch_size, keep_values=True
     )
+    potential = load_checkpoint(best).potential
+    model = Differentiated(potential).eval()
     energy = evaluation.errors.get(ENERGY_PER_ATOM)
     forces = evaluation.errors.get(fields.FORCES)
     charges = evaluation.errors.get(fields.CHARGES)
@@ -87,6 +87,7 @@ def measure(config: TrainConfig, row: str, seed: int, steps: int) -> RunResult:
     if charges is not None:
         labelled = [atoms for atoms in valid_frames if has_label(atoms, fields.CHARGES)]
         correlation, within = correlations(*evaluation.values[fields.CHARGES], labelled)
+    graphs = graphs_of(valid_frames, potential.cutoff, [])
     first = train_frames[: TIMED_STEPS * config.batch_size]
     trained_on = graphs_of(first, potential.cutoff, config.loss.properties)
     return RunResult(
