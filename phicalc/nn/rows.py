@@ -70,11 +70,11 @@ def neighbour_rows(
     last = torch.cumsum(torch.tensor(atoms, device=torch.device("cpu")), 0) - 1
     widths: List[int] = (ascending if known is None else known).cpu().index_select(0, last).tolist()
     places = 0
-    row_starts: List[Tensor] = []
+    of_blocks: List[Tensor] = []
     for number, width in zip(atoms, widths):
-        row_starts.append(torch.arange(number, device=device) * width + places)
+        of_blocks.append(torch.arange(number, device=device) * width + places)
         places += number * width
-    shift = joined(row_starts).index_select(0, rank) - starts[:-1]
+    shift = joined(of_blocks).index_select(0, rank) - starts[:-1]
     slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
     senders = torch.zeros(places, dtype=torch.int64, device=device)
     senders = senders.index_copy(0, slot, rank.index_select(0, edge_index[0]))
