@@ -22,6 +22,10 @@ BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenb
 POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
 INVERSE: Final = "inverse"  # (N, N) float32 | - | optional: (1 + KL)⁻¹ of an earlier geometry
 CHARGE_GUESS: Final = "charge_guess"  # (N,) float64 | e | optional: start of the equilibration
+# What a CPU asks for, there already when a device computes; optional, the same numbers:
+CPU_CELL: Final = "cpu_cell"  # as CELL
+CPU_PBC: Final = "cpu_pbc"  # as PBC
+NEIGHBOUR_COUNTS: Final = "neighbour_counts"  # (N,) int64 | - | edges to each atom, ascending
 
 # --- outputs (labels in training data bear the same names) ----------------------------------------
 ENERGY: Final = "energy"  # (B,) float64 | eV | total energy
