@@ -65,7 +65,8 @@ def flow_inverse(
     laplacian = dense_laplacian(weights.float(), graph[fields.EDGE_INDEX], hardness.shape[0])
     system = torch.mm(kernel, laplacian)
     system.diagonal().add_(1.0)
-    return torch.linalg.inv_ex(system)[0]
+    inverse: Tensor = torch.linalg.inv_ex(system)[0]
+    return inverse
 
 
 def descend_by_inverse(
