@@ -215,9 +215,12 @@ class _Member:
     @classmethod
     def of(cls, model: Model) -> "_Member":
         """With what is worth keeping for this model."""
-        able = model.metadata.capabilities
-        aid = eigenbasis(able.basis_size) if able.basis_size else None
-        return cls(model, SolverCache(INVERSE if able.keeps_inverse else aid), SolverCache())
+        able, aid = model.metadata.capabilities, None
+        if able.basis_size:
+            aid = eigenbasis(able.basis_size)
+        if able.keeps_inverse and model.device.type == "cpu":  # elsewhere it is not measured
+            aid = INVERSE
+        return cls(model, SolverCache(aid), SolverCache())
 
     def restart(self) -> None:
         """Forget the last structure."""

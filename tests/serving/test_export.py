@@ -234,8 +234,6 @@ def test_a_shipped_model_written_anew_gives_the_same_numbers(path, tmp_path):
     export(path, new)
     before, after = read_metadata(path), read_metadata(new)
     renewed = {"phicalc_version", "torch_version", "devices"}
-    gained = before.capabilities.model_copy(update={"keeps_inverse": "phi-coulomb" in before.heads})
-    before = before.model_copy(update={"capabilities": gained})
     assert before.model_dump(exclude=renewed) == after.model_dump(exclude=renewed)
     assert after.devices == ["cpu", "cuda"]
     frames = [salt_water(n_water=n, n_pairs=1, seed=1) for n in (15, 100)]
@@ -307,7 +305,7 @@ def test_provenance_that_is_not_understood(tmp_path):
     save_checkpoint(
         tmp_path / "best.pt", small_potential().potential, {"provenance": {"step": "many"}}
     )
-    with pytest.raises(ModelFileError, match="key 'step'"):
+    with pytest.raises(ModelFileError, match="step: expected a whole number"):
         export(tmp_path / "best.pt", tmp_path / "model.pt")
 
 

@@ -194,8 +194,8 @@ def flow_iteratively(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
     rounding: float = ROUNDING,
-    block: int = 0,
     inverse: Optional[Tensor] = None,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
 
@@ -212,10 +212,10 @@ def flow_iteratively(
         J (N,) | eV/e², and A
     guess
         (N,) | starting vector; the source without one
-    block
-        iterations between looks at the residual; 0: as many as suit the device
     inverse
         (N, N) | about (1 + K L)⁻¹, with which to go as far as it goes: see `flow_inverse`
+    block
+        iterations between looks at the residual; 0: as many as suit the device
 
     Returns
     -------
@@ -235,17 +235,16 @@ def flow_iteratively(
     norm = torch.dot(source, laplace(adjacency, degree, source))
     norm = norm + rounding * torch.dot(degree, source * source)
     target = norm * tolerance**2
-    steps = 0
+    launched = 0
     if inverse is not None:
-        potential, residual, steps = descend_by_inverse(
+        potential, residual, launched = descend_by_inverse(
             potential, residual, inverse, adjacency, degree, hardness, coulomb, target
         )
     flow = laplace(adjacency, degree, residual)
     rho = torch.dot(residual, flow)
     direction, direction_flow = residual, flow
-    iterations = torch.zeros_like(rho)
+    iterations = torch.full_like(rho, float(launched))
     block = block if block > 0 else iterations_between_looks(source)
-    launched = 0
     seen = look(rho, norm, iterations) if block == 1 else unseen()
     while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
         for _ in range(min(block, max_iterations - launched)):
@@ -265,7 +264,7 @@ def flow_iteratively(
         seen = look(rho, norm, iterations)
     left = root(relative_square(seen.square, seen.norm))
     check_converged(left)
-    return potential, steps + seen.iterations, left
+    return potential, seen.iterations, left
 
 
 def flow_response(
