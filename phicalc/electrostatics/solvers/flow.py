@@ -238,7 +238,7 @@ def flow_iteratively(
     launched = 0
     if inverse is not None:
         potential, residual, launched = descend_by_inverse(
-            potential, residual, inverse, adjacency, degree, hardness, coulomb, float(target)
+            potential, residual, inverse, adjacency, degree, hardness, coulomb, target
         )
     flow = laplace(adjacency, degree, residual)
     rho = torch.dot(residual, flow)

@@ -17,6 +17,7 @@ from phicalc import fields
 from phicalc.electrostatics.coulomb.ewald import coulomb_matrices
 from phicalc.electrostatics.coulomb.operator import Coulomb
 from phicalc.electrostatics.laplacian import dense_laplacian, laplace
+from phicalc.electrostatics.solvers.looks import plus
 
 MOST_STEPS: int = 12
 """Steps after which an inverse is too old to go on with."""
@@ -76,7 +77,7 @@ def descend_by_inverse(
     degree: Tensor,
     hardness: Tensor,
     coulomb: Coulomb,
-    target: float,
+    target: Tensor,
     most_steps: int = MOST_STEPS,
 ) -> Tuple[Tensor, Tensor, int]:
     """φ and s − (1 + K L) φ, both (N,) | V, after so many steps with about (1 + K L)⁻¹ (N, N).
@@ -90,26 +91,24 @@ def descend_by_inverse(
     hardness, coulomb
         J (N,) | eV/e², and A
     target
-        of the square rᵀLr of the residual
+        () | of the square rᵀLr of the residual
     """
     steps: List[Tensor] = []
     images: List[Tensor] = []
     flow = laplace(adjacency, degree, residual)
-    while float(torch.dot(residual, flow)) > target and len(steps) < most_steps:
+    while bool(torch.dot(residual, flow) > target) and len(steps) < most_steps:
         step = torch.mv(inverse, residual.to(inverse.dtype)).to(residual.dtype)
         charges = laplace(adjacency, degree, step)
         image = step + (hardness * charges + coulomb.apply(charges))
         for earlier, of_earlier in zip(steps, images):
-            share = float(torch.dot(of_earlier, image))
-            step = torch.sub(step, earlier, alpha=share)
-            image = torch.sub(image, of_earlier, alpha=share)
+            share = -torch.dot(of_earlier, image)
+            step, image = plus(step, earlier, share), plus(image, of_earlier, share)
         size = float(torch.linalg.vector_norm(image))
         if not 0.0 < size < math.inf:  # of a matrix that had no inverse
             break
         step, image = step / size, image / size
-        length = float(torch.dot(image, residual))
-        potential = torch.add(potential, step, alpha=length)
-        residual = torch.sub(residual, image, alpha=length)
+        length = torch.dot(image, residual)
+        potential, residual = plus(potential, step, length), plus(residual, image, -length)
         flow = laplace(adjacency, degree, residual)
         steps.append(step)
         images.append(image)
