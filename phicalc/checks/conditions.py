@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from phicalc.checks import structure
 from phicalc.errors import StructureError, UnusedWarning
+from phicalc.machine.threads import OneThreadCalculator
 
 Array = NDArray[np.float64]
 
@@ -83,10 +84,11 @@ def total_charge(atoms: Atoms, default: float | None = None) -> float:
     )
     if stated is None:
         _refuse_other_charges(info, used, "info")
-        # what a structure that was read has kept of the program that computed it
-        _refuse_other_charges(
-            getattr(atoms.calc, "parameters", None) or {}, used, "calc.parameters"
-        )
+        # what a structure that was read has kept of the program that computed it; a calculator of
+        # ours that is at hand has its own default, and may well be asked beside this one
+        if not isinstance(atoms.calc, OneThreadCalculator):
+            kept = getattr(atoms.calc, "parameters", None) or {}
+            _refuse_other_charges(kept, used, "calc.parameters")
         if default is None:
             _refuse_initial_charges(atoms)
     return used

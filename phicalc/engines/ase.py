@@ -12,17 +12,14 @@ from numpy.typing import NDArray
 
 from phicalc import fields
 from phicalc.checks.conditions import name_spins
-from phicalc.checks.structure import (
-    check_field,
-    check_total_charge,
-)
 from phicalc.electrostatics.solvers.eigenbasis import spectrum
+from phicalc.engines.parameters import ParametersCalculator, origin
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.modes import own_modes
-from phicalc.machine.threads import OneThread, OneThreadCalculator
+from phicalc.machine.threads import OneThread
 from phicalc.serving.committee import Consensus, consensus
-from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator, conditions_of
+from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator
 from phicalc.serving.model_file import LoadedModel, load_model
 from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 
@@ -40,7 +37,7 @@ class Spectrum(NamedTuple):
     coefficients: Array  # α (k,) | V
 
 
-class PhiCalculator(OneThreadCalculator):
+class PhiCalculator(ParametersCalculator):
     """Energy, forces, stress, charges and dipole from a phicalc model.
 
     One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
@@ -137,8 +134,8 @@ class PhiCalculator(OneThreadCalculator):
             raise UnsupportedError("expected at least one model, got an empty list")
         if threads is not None and threads < 1:
             raise UnsupportedError(f"expected threads=None or a number ≥ 1, got {threads}")
-        self.charge = None if charge is None else check_total_charge(charge)
-        self.field = None if field is None else check_field(field)
+        self.charge = charge
+        self.field = field
         self._skin = skin
         self._cache = cache
         self._threads = threads
@@ -148,12 +145,14 @@ class PhiCalculator(OneThreadCalculator):
         self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
         self._load(sources)
+        self.parameters.update(origin(sources, self.models))
 
     def _load(self, sources: Sequence[ModelSource | bytes]) -> None:
         """Models and everything else that is rebuilt rather than copied or pickled."""
         self._thread = OneThread()
         self.device = resolve_device(self._device)
         self.models = [self._loaded(source) for source in sources]
+        self.parameters["device"] = str(self.device)
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
         self._evaluations: list[Evaluation] = []
         self._seconds = 0.0
@@ -264,27 +263,6 @@ class PhiCalculator(OneThreadCalculator):
         self._consensus = consensus([done.result for done in self._evaluations])
         self.results = self._consensus.mean.properties
         self._conditions = conditions
-
-    def conditions(self, atoms: Atoms) -> dict[str, Any]:
-        """Entries of ``info`` that give this structure the total charge and field it has here.
-
-        ``charge`` (e) and ``external_field`` (3,) (V/Å), each where it is given or not zero:
-        written to a file with the structure, they make up for ``charge=`` and ``field=``.
-
-        Raises
-        ------
-        StructureError
-            A charge or field that is no finite number.
-        """
-        found: dict[str, Any] = {}
-        if atoms.info.get("charge", self.charge) is not None:
-            found["charge"] = self._own_conditions(atoms).charge
-        if atoms.info.get("external_field", self.field) is not None:
-            found["external_field"] = self._own_conditions(atoms).field
-        return found
-
-    def _own_conditions(self, atoms: Atoms) -> Conditions:
-        return conditions_of(atoms, self.charge, self.field)
 
     # --- beyond ASE's properties ----------------------------------------------------------------
 
