@@ -84,6 +84,7 @@ def total_charge(atoms: Atoms, default: float | None = None) -> float:
     )
     if stated is None:
         _refuse_other_charges(info, used, "info")
+        _refuse_attribute(atoms, used)
         # what a structure that was read has kept of the program that computed it; a calculator of
         # ours that is at hand has its own default, and may well be asked beside this one
         if not isinstance(atoms.calc, OneThreadCalculator):
@@ -175,6 +176,8 @@ def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     results = getattr(atoms.calc, "results", None) or {}
     stated = {f'info["{key}"]': (kind_of(key), value) for key, value in atoms.info.items()}
     stated["magmom"] = ("unpaired electrons", results.get("magmom"))
+    pymatgens = getattr(atoms, "spin_multiplicity", None)  # as its adaptor leaves a molecule's
+    stated["atoms.spin_multiplicity"] = ("multiplicity", pymatgens)
     for key, (kind, value) in stated.items():
         # 0, whatever the number of electrons, is what programs write where no spin was asked for
         if kind == "multiplicity":
@@ -209,6 +212,17 @@ def _refuse_other_charges(stated: Mapping[str, Any], used: float, place: str) ->
                 f"{float(found):g}, while {used:g} would be used; rename it to charge, or set "
                 f'info["charge"] = {used:g}'
             )
+
+
+def _refuse_attribute(atoms: Atoms, used: float) -> None:
+    """Raise if pymatgen's adaptor has left a molecule's charge as an attribute: copies lose it."""
+    found = numbers_of(getattr(atoms, "charge", None))
+    if found is not None and found.size == 1 and float(found) != used:
+        raise StructureError(
+            f'expected the total charge as info["charge"] in e, got atoms.charge = '
+            f"{float(found):g} of pymatgen, while {used:g} would be used; set "
+            f'info["charge"], in pymatgen molecule.properties["charge"], to {float(found):g}'
+        )
 
 
 def _refuse_initial_charges(atoms: Atoms) -> None:

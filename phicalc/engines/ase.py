@@ -256,9 +256,10 @@ class PhiCalculator(ParametersCalculator):
             # a new structure, or the old one after reset(): a restarted simulation must find the
             # same bits as one that went on
             self._evaluator.forget()
-        conditions = self._own_conditions(self.atoms)
+        stated = self.atoms if atoms is None else atoms  # a copy has lost what is no array or info
+        conditions = self._own_conditions(stated)
         if "numbers" in system_changes:
-            name_spins([self.atoms], [conditions.charge])
+            name_spins([stated], [conditions.charge])
         self._evaluations = self._evaluator(self.atoms, conditions)
         self._consensus = consensus([done.result for done in self._evaluations])
         self.results = self._consensus.mean.properties
