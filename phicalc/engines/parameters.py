@@ -113,7 +113,7 @@ def origin(sources: Sequence[object], models: Sequence[LoadedModel]) -> dict[str
     named = ["in memory" if isinstance(source, LoadedModel) else str(source) for source in sources]
     return {
         "arch": "phicalc",
-        "version": version,
+        "phicalc_version": version,
         "model": " ".join(named),
         "sha256": " ".join(hashlib.sha256(model.data).hexdigest() for model in models),
         "default_dtype": " ".join(model.metadata.dtype for model in models),

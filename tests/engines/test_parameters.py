@@ -59,7 +59,7 @@ def test_parameters_say_what_computes(model_file, model):
     calculator = PhiCalculator(model_file, device="cpu", default_dtype="float64", charge=1)
     assert calculator.parameters == {
         "arch": "phicalc",
-        "version": phicalc.__version__,
+        "phicalc_version": phicalc.__version__,
         "model": str(model_file),
         "sha256": hashlib.sha256(model_file.read_bytes()).hexdigest(),
         "device": "cpu",
