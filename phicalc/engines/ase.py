@@ -362,7 +362,7 @@ class PhiCalculator(ParametersCalculator):
                 "no spectrum: expected a Φ head in the first model, got one without"
             )
         eigenvalues, coefficients = spectrum(
-            output[fields.LAPLACIAN_WEIGHTS],
+            output[fields.LAPLACIAN_WEIGHTS].cpu(),
             graph[fields.EDGE_INDEX].cpu(),
             output[fields.POTENTIAL],
             modes,
