@@ -93,7 +93,7 @@ def test_outputs_table_is_what_the_calculator_gives():
     found = {}
     crystal = bulk("NaCl", "rocksalt", a=5.64)
     for atoms in (liquid, cluster, crystal):
-        atoms.calc = PhiCalculator(served("formal") if atoms is crystal else MODEL)
+        atoms.calc = PhiCalculator(served("phi-coulomb") if atoms is crystal else MODEL)
         atoms.get_potential_energy()
         results = dict(atoms.calc.results)
         if atoms is crystal:  # computed when asked for

@@ -116,7 +116,7 @@ def test_what_cannot_be_set_is_refused(model):
 
 @pytest.mark.parametrize("suffix", ["db", "json"])
 def test_a_database_keeps_results_and_parameters(tmp_path, bulk, suffix):
-    bulk.calc = PhiCalculator(served("formal"), device="cpu", field=FIELD)
+    bulk.calc = PhiCalculator(served("phi-coulomb"), device="cpu", field=FIELD)
     energy, forces = bulk.get_potential_energy(), bulk.get_forces()
     with ase.db.connect(tmp_path / f"rows.{suffix}") as database:
         row = database.get(database.write(bulk))
@@ -133,7 +133,7 @@ def test_a_database_keeps_results_and_parameters(tmp_path, bulk, suffix):
 
 @pytest.mark.parametrize("suffix", ["traj", "xyz", "json"])
 def test_a_file_keeps_every_result(tmp_path, bulk, suffix):
-    bulk.calc = PhiCalculator(served("formal"), device="cpu", field=FIELD)
+    bulk.calc = PhiCalculator(served("phi-coulomb"), device="cpu", field=FIELD)
     for name in ("energy", "born_effective_charges", "polarization"):
         bulk.calc.get_property(name, bulk)
     ase.io.write(tmp_path / f"one.{suffix}", bulk)
