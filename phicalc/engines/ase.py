@@ -396,6 +396,7 @@ class PhiCalculator(ParametersCalculator):
         """Settings, results and the model files' content; what can be rebuilt is left out."""
         state = {name: value for name, value in self.__dict__.items() if name not in _REBUILT}
         state["_models"] = [model.data for model in self.models]
+        state["parameters"] = dict(self.parameters)  # copy.copy's, too, are its own
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

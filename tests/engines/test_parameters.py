@@ -68,7 +68,8 @@ def test_parameters_say_what_computes(model_file, model):
     }
     assert calculator.todict() == calculator.parameters
     assert json.loads(json.dumps(calculator.parameters)) == calculator.parameters
-    for copied in (copy.deepcopy(calculator), pickle.loads(pickle.dumps(calculator))):
+    for duplicate in (copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))):
+        copied = duplicate(calculator)
         assert copied.parameters == calculator.parameters
         copied.charge = 2
         assert calculator.charge == 1.0
