@@ -85,11 +85,7 @@ def total_charge(atoms: Atoms, default: float | None = None) -> float:
     if stated is None:
         _refuse_other_charges(info, used, "info")
         _refuse_attribute(atoms, used)
-        # what a structure that was read has kept of the program that computed it; a calculator of
-        # ours that is at hand has its own default, and may well be asked beside this one
-        if not isinstance(atoms.calc, OneThreadCalculator):
-            kept = getattr(atoms.calc, "parameters", None) or {}
-            _refuse_other_charges(kept, used, "calc.parameters")
+        _refuse_other_charges(_kept(atoms), used, "calc.parameters")
         if default is None:
             _refuse_initial_charges(atoms)
     return used
@@ -122,19 +118,9 @@ def external_field(atoms: Atoms, default: Array | None = None) -> Array:
     """
     info = atoms.info
     used = structure.external_field(info, default)
-    if info and info.get("external_field") is None:
-        for key, value in info.items():
-            if kind_of(key) == "field":
-                found = numbers_of(value)
-                # a scalar, too, is a field, but for the vaguest of the names
-                if found is None or found.size not in ((3,) if plain(key) == "field" else (1, 3)):
-                    continue
-                if found.any() and not (found.size == 3 and np.allclose(found, used)):
-                    raise StructureError(
-                        f'expected an electric field as info["external_field"] in V/Å, got '
-                        f'info["{key}"] = {found.tolist()}, which is not used; rename it, or set '
-                        'info["external_field"] = (0, 0, 0)'
-                    )
+    if info.get("external_field") is None:
+        _refuse_other_fields(info, used, "info")
+        _refuse_other_fields(_kept(atoms), used, "calc.parameters")
     return used
 
 
@@ -194,6 +180,34 @@ def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     if moments is not None and moments.ndim == 1 and abs(moments.sum()) > odd + LOWEST:
         return f"initial magnetic moments that sum to {float(moments.sum()):g}"
     return None
+
+
+def _kept(atoms: Atoms) -> Mapping[str, Any]:
+    """What a structure that was read has kept of the program that computed it.
+
+    A calculator of ours that is attached has defaults of its own, which are no part of the
+    structure: another may well be asked beside it.
+    """
+    if isinstance(atoms.calc, OneThreadCalculator):
+        return {}
+    return getattr(atoms.calc, "parameters", None) or {}
+
+
+def _refuse_other_fields(stated: Mapping[str, Any], used: Array, place: str) -> None:
+    """Raise if an electric field under another name is neither 0 nor what is used."""
+    for key, value in stated.items():
+        if kind_of(key) != "field":
+            continue
+        found = numbers_of(value)
+        # a scalar, too, is a field, but for the vaguest of the names
+        if found is None or found.size not in ((3,) if plain(key) == "field" else (1, 3)):
+            continue
+        if found.any() and not (found.size == 3 and np.allclose(found, used)):
+            raise StructureError(
+                f'expected an electric field as info["external_field"] in V/Å, got '
+                f'{place}["{key}"] = {found.tolist()}, which is not used; rename it, or set '
+                'info["external_field"] = (0, 0, 0)'
+            )
 
 
 def _refuse_other_charges(stated: Mapping[str, Any], used: float, place: str) -> None:

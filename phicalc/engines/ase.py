@@ -50,7 +50,8 @@ class PhiCalculator(ParametersCalculator):
 
     ``results`` are those of the last structure: ``ase.io.write("x.extxyz", frames)`` of frames
     that share a calculator would write them with every frame. :func:`phicalc.predict` gives each
-    frame its own.
+    frame its own. ``parameters`` name the model, its content and precision, and what the two
+    arguments ``charge`` and ``field`` are now; ASE keeps them with each structure that it writes.
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every

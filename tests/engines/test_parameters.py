@@ -161,6 +161,17 @@ def test_a_charge_that_only_a_trajectory_remembers_is_named(tmp_path, molecule, 
     assert predict(model, [read], charge=1)[0].energy == pytest.approx(energy, abs=1e-9)
 
 
+def test_a_field_that_only_a_trajectory_remembers_is_named(tmp_path, bulk):
+    model = served("phi-coulomb")
+    bulk.calc = PhiCalculator(model, field=FIELD)
+    energy = bulk.get_potential_energy()
+    ase.io.write(tmp_path / "field.traj", bulk)
+    read = ase.io.read(tmp_path / "field.traj")
+    with pytest.raises(StructureError, match=r'calc.parameters\["field"\] = .* is not used'):
+        predict(model, [read])
+    assert predict(model, [read], field=FIELD)[0].energy == pytest.approx(energy, abs=1e-9)
+
+
 def test_a_structure_with_its_results_as_json(bulk, model):
     bulk.calc = PhiCalculator(model)
     bulk.get_potential_energy()
