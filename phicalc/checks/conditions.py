@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from phicalc.checks import structure
 from phicalc.errors import StructureError, UnusedWarning
+from phicalc.machine.threads import OneThreadCalculator
 
 Array = NDArray[np.float64]
 
@@ -83,10 +84,8 @@ def total_charge(atoms: Atoms, default: float | None = None) -> float:
     )
     if stated is None:
         _refuse_other_charges(info, used, "info")
-        # what a structure that was read has kept of the program that computed it
-        _refuse_other_charges(
-            getattr(atoms.calc, "parameters", None) or {}, used, "calc.parameters"
-        )
+        _refuse_attribute(atoms, used)
+        _refuse_other_charges(_kept(atoms), used, "calc.parameters")
         if default is None:
             _refuse_initial_charges(atoms)
     return used
@@ -119,19 +118,9 @@ def external_field(atoms: Atoms, default: Array | None = None) -> Array:
     """
     info = atoms.info
     used = structure.external_field(info, default)
-    if info and info.get("external_field") is None:
-        for key, value in info.items():
-            if kind_of(key) == "field":
-                found = numbers_of(value)
-                # a scalar, too, is a field, but for the vaguest of the names
-                if found is None or found.size not in ((3,) if plain(key) == "field" else (1, 3)):
-                    continue
-                if found.any() and not (found.size == 3 and np.allclose(found, used)):
-                    raise StructureError(
-                        f'expected an electric field as info["external_field"] in V/Å, got '
-                        f'info["{key}"] = {found.tolist()}, which is not used; rename it, or set '
-                        'info["external_field"] = (0, 0, 0)'
-                    )
+    if info.get("external_field") is None:
+        _refuse_other_fields(info, used, "info")
+        _refuse_other_fields(_kept(atoms), used, "calc.parameters")
     return used
 
 
@@ -173,6 +162,8 @@ def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     results = getattr(atoms.calc, "results", None) or {}
     stated = {f'info["{key}"]': (kind_of(key), value) for key, value in atoms.info.items()}
     stated["magmom"] = ("unpaired electrons", results.get("magmom"))
+    pymatgens = getattr(atoms, "spin_multiplicity", None)  # as its adaptor leaves a molecule's
+    stated["atoms.spin_multiplicity"] = ("multiplicity", pymatgens)
     for key, (kind, value) in stated.items():
         # 0, whatever the number of electrons, is what programs write where no spin was asked for
         if kind == "multiplicity":
@@ -191,6 +182,34 @@ def unused_spin(atoms: Atoms, charge: float, labelled: bool) -> str | None:
     return None
 
 
+def _kept(atoms: Atoms) -> Mapping[str, Any]:
+    """What a structure that was read has kept of the program that computed it.
+
+    A calculator of ours that is attached has defaults of its own, which are no part of the
+    structure: another may well be asked beside it.
+    """
+    if isinstance(atoms.calc, OneThreadCalculator):
+        return {}
+    return getattr(atoms.calc, "parameters", None) or {}
+
+
+def _refuse_other_fields(stated: Mapping[str, Any], used: Array, place: str) -> None:
+    """Raise if an electric field under another name is neither 0 nor what is used."""
+    for key, value in stated.items():
+        if kind_of(key) != "field":
+            continue
+        found = numbers_of(value)
+        # a scalar, too, is a field, but for the vaguest of the names
+        if found is None or found.size not in ((3,) if plain(key) == "field" else (1, 3)):
+            continue
+        if found.any() and not (found.size == 3 and np.allclose(found, used)):
+            raise StructureError(
+                f'expected an electric field as info["external_field"] in V/Å, got '
+                f'{place}["{key}"] = {found.tolist()}, which is not used; rename it, or set '
+                'info["external_field"] = (0, 0, 0)'
+            )
+
+
 def _refuse_other_charges(stated: Mapping[str, Any], used: float, place: str) -> None:
     """Raise if a total charge under another name is neither 0 nor what is used."""
     for key, value in stated.items():
@@ -207,6 +226,17 @@ def _refuse_other_charges(stated: Mapping[str, Any], used: float, place: str) ->
                 f"{float(found):g}, while {used:g} would be used; rename it to charge, or set "
                 f'info["charge"] = {used:g}'
             )
+
+
+def _refuse_attribute(atoms: Atoms, used: float) -> None:
+    """Raise if pymatgen's adaptor has left a molecule's charge as an attribute: copies lose it."""
+    found = numbers_of(getattr(atoms, "charge", None))
+    if found is not None and found.size == 1 and float(found) != used:
+        raise StructureError(
+            f'expected the total charge as info["charge"] in e, got atoms.charge = '
+            f"{float(found):g} of pymatgen, while {used:g} would be used; set "
+            f'info["charge"], in pymatgen molecule.properties["charge"], to {float(found):g}'
+        )
 
 
 def _refuse_initial_charges(atoms: Atoms) -> None:

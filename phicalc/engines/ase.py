@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 
 from phicalc import fields
 from phicalc.checks.conditions import name_spins
-from phicalc.checks.structure import (
-    check_field,
-    check_total_charge,
-)
 from phicalc.electrostatics.solvers.eigenbasis import spectrum
+from phicalc.engines.parameters import ParametersCalculator, origin
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.modes import own_modes
-from phicalc.machine.threads import OneThread, OneThreadCalculator
+from phicalc.machine.threads import OneThread
 from phicalc.serving.committee import Consensus, consensus
-from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator, conditions_of
+from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator
 from phicalc.serving.model_file import ModelSource, load_models
 from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 
@@ -38,7 +35,7 @@ class Spectrum(NamedTuple):
     coefficients: Array  # α (k,) | V
 
 
-class PhiCalculator(OneThreadCalculator):
+class PhiCalculator(ParametersCalculator):
     """Energy, forces, stress, charges and dipole from a phicalc model.
 
     One evaluation fills all of them: energy and free_energy (eV), energies (N,) eV, forces
@@ -51,7 +48,8 @@ class PhiCalculator(OneThreadCalculator):
 
     ``results`` are those of the last structure: ``ase.io.write("x.extxyz", frames)`` of frames
     that share a calculator would write them with every frame. :func:`phicalc.predict` gives each
-    frame its own.
+    frame its own. ``parameters`` name the model, its content and precision, and what the two
+    arguments ``charge`` and ``field`` are now; ASE keeps them with each structure that it writes.
 
     The total charge is ``atoms.info["charge"]``, else ``charge``, else 0; a uniform electric
     field is ``atoms.info["external_field"]``, else ``field``, else 0. They are read anew at every
@@ -130,8 +128,8 @@ class PhiCalculator(OneThreadCalculator):
         default_dtype: str | None = None,
     ) -> None:
         super().__init__()
-        self.charge = None if charge is None else check_total_charge(charge)
-        self.field = None if field is None else check_field(field)
+        self.charge = charge
+        self.field = field
         self._skin = skin
         self._cache = cache
         self._threads = threads
@@ -141,12 +139,14 @@ class PhiCalculator(OneThreadCalculator):
         self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
         self._load(model)
+        self.parameters.update(origin(model, self.models))
 
     def _load(self, model: ModelSource | Sequence[ModelSource]) -> None:
         """Models and everything else that is rebuilt rather than copied or pickled."""
         self._thread = OneThread()
         self.device = resolve_device(self._device)
         self.models = load_models(model, self.device, self._dtype)
+        self.parameters["device"] = str(self.device)
         self._evaluator = Evaluator(self.models, self._skin, self._cache, self._threads)
         self._evaluations: list[Evaluation] = []
         self._seconds = 0.0
@@ -245,34 +245,14 @@ class PhiCalculator(OneThreadCalculator):
             # a new structure, or the old one after reset(): a restarted simulation must find the
             # same bits as one that went on
             self._evaluator.forget()
-        conditions = self._own_conditions(self.atoms)
+        stated = self.atoms if atoms is None else atoms  # a copy has lost what is no array or info
+        conditions = self._own_conditions(stated)
         if "numbers" in system_changes:
-            name_spins([self.atoms], [conditions.charge])
+            name_spins([stated], [conditions.charge])
         self._evaluations = self._evaluator(self.atoms, conditions)
         self._consensus = consensus([done.result for done in self._evaluations])
         self.results = self._consensus.mean.properties
         self._conditions = conditions
-
-    def conditions(self, atoms: Atoms) -> dict[str, Any]:
-        """Entries of ``info`` that give this structure the total charge and field it has here.
-
-        ``charge`` (e) and ``external_field`` (3,) (V/Å), each where it is given or not zero:
-        written to a file with the structure, they make up for ``charge=`` and ``field=``.
-
-        Raises
-        ------
-        StructureError
-            A charge or field that is no finite number.
-        """
-        found: dict[str, Any] = {}
-        if atoms.info.get("charge", self.charge) is not None:
-            found["charge"] = self._own_conditions(atoms).charge
-        if atoms.info.get("external_field", self.field) is not None:
-            found["external_field"] = self._own_conditions(atoms).field
-        return found
-
-    def _own_conditions(self, atoms: Atoms) -> Conditions:
-        return conditions_of(atoms, self.charge, self.field)
 
     # --- beyond ASE's properties ----------------------------------------------------------------
 
@@ -405,6 +385,7 @@ class PhiCalculator(OneThreadCalculator):
         """Settings, results and the model files' content; what can be rebuilt is left out."""
         state = {name: value for name, value in self.__dict__.items() if name not in _REBUILT}
         state["_models"] = [model.data for model in self.models]
+        state["parameters"] = dict(self.parameters)  # copy.copy's, too, are its own
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

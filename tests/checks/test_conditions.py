@@ -85,6 +85,32 @@ def test_the_charge_that_another_calculator_was_given():
     assert conditions.total_charge(atoms) == -1.0
 
 
+def test_a_calculator_of_ours_that_is_attached_has_a_default_of_its_own(ion_model):
+    """A vertical ionisation energy asks two calculators about the same atoms."""
+    atoms = molecule("OH")
+    neutral, ion = PhiCalculator(ion_model), PhiCalculator(ion_model, charge=-1)
+    atoms.calc = ion
+    first = atoms.get_potential_energy(), neutral.get_potential_energy(atoms)
+    assert first == (atoms.get_potential_energy(), neutral.get_potential_energy(atoms))
+    assert first[0] != first[1]
+
+
+def test_what_pymatgen_leaves_as_attributes(ion_model):
+    """Its adaptor writes neither into info; ASE's copies lose both."""
+    atoms = molecule("OH")
+    atoms.charge, atoms.spin_multiplicity = -1, 1
+    calculator = PhiCalculator(ion_model)
+    for _ in range(2):
+        with pytest.raises(StructureError, match=r"atoms.charge = -1 of pymatgen, while 0 would"):
+            calculator.get_potential_energy(atoms)
+    said = PhiCalculator(ion_model, charge=-1).get_potential_energy(atoms)
+    atoms.info["charge"] = -1
+    assert calculator.get_potential_energy(atoms) == said
+    atoms.spin_multiplicity = 3
+    with pytest.warns(UnusedWarning, match="atoms.spin_multiplicity = 3"):
+        PhiCalculator(ion_model).get_potential_energy(atoms)
+
+
 def test_no_value_is_no_charge(tmp_path):
     """ASE writes None as a bare key, and reads that as True, which is 1 in arithmetic."""
     with pytest.raises(StructureError, match="got True, which is how a key without a value is"):
