@@ -19,7 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
-from phicalc.cli import ablate, crystal, predict, simulate
+from phicalc.cli import ablate, crystal, ipi, predict, simulate
 from phicalc.cli.arguments import Device, complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
 from phicalc.errors import ConfigError, PhicalcError, status_of_signal
@@ -72,6 +72,7 @@ app = typer.Typer(
 )
 app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
+app.add_typer(ipi.commands)
 app.add_typer(crystal.commands)
 app.add_typer(ablate.commands)
 

@@ -1,0 +1,92 @@
+"""``phicalc ipi``: a client that computes for an i-PI server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from phicalc.cli.arguments import (
+    Charge,
+    Committee,
+    Device,
+    Field,
+    Frame,
+    Model,
+    Structure,
+    Threads,
+    say,
+)
+from phicalc.errors import ConfigError
+
+commands = typer.Typer()
+
+
+def _show_path(wanted: bool) -> None:
+    if wanted:
+        from phicalc.engines import ipi_driver
+
+        typer.echo(ipi_driver.__file__)
+        raise typer.Exit
+
+
+@commands.command()
+def ipi(
+    model: Model,
+    structure: Structure,
+    unix: Annotated[
+        str | None, typer.Option(help="The server's UNIX socket, by its <address>; or --port.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where the server runs.")] = "localhost",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its <port>.")] = None,
+    prefix: Annotated[str, typer.Option(help="Of UNIX sockets' files.")] = "/tmp/ipi_",
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to wait for a server that starts.")
+    ] = 10.0,
+    extras: Annotated[
+        str, typer.Option(help='What else i-PI is told: of "dipole,BEC,charges".')
+    ] = "",
+    frame: Frame = 0,
+    charge: Charge = None,
+    field: Field = None,
+    committee: Committee = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    path: Annotated[
+        bool,
+        typer.Option(
+            "--path",
+            callback=_show_path,
+            is_eager=True,
+            help="Show the file for i-pi-driver-py -m custom -P FILE, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Compute energies, forces and virials for an i-PI server.
+
+    The structure tells elements and periodic directions, in the order of i-PI's own atoms; cell and
+    positions are the server's. Start as many clients as there are cores or devices.
+
+    \b
+    Examples:
+      i-pi input.xml & phicalc ipi model.pt water.xyz --unix water --threads 1
+      phicalc ipi model.pt water.xyz --host node7 --port 31415
+      i-pi-driver-py -u -a water -m custom -P $(phicalc ipi --path) -o model.pt,water.xyz
+    """
+    if (unix is None) == (port is None):
+        raise ConfigError("expected a server as --unix NAME or --port P, one of them; see --help")
+    from phicalc.engines.ipi import Driver
+    from phicalc.engines.ipi_client import serve
+
+    models: list[str | Path] = [model, *(committee or [])]
+    driver = Driver(
+        models,
+        structure,
+        extras=extras,
+        frame=frame,
+        charge=charge,
+        field=field,
+        device=device,
+        threads=threads,
+    )
+    count = serve(driver, unix=unix, host=host, port=port, prefix=prefix, wait=wait)
+    say(f"{count} structures computed by {model}")

@@ -1,0 +1,182 @@
+"""A client of i-PI's sockets: computes what the server sends until it says that it is done.
+
+The protocol is that of i-PI 3, with requests in batches where the server's ``<batch_size>`` says
+so; of its transports UNIX sockets and TCP (shared memory: ``i-pi-driver-py --shm``).
+"""
+
+import re
+import socket
+import time
+from contextlib import closing
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from ase.calculators.socketio import IPIProtocol, SocketClosed
+from numpy.typing import NDArray
+
+from phicalc.engines.ipi import Answer, Driver
+from phicalc.errors import ServerError
+
+Array = NDArray[np.float64]
+
+PREFIX = "/tmp/ipi_"
+"""What i-PI puts before the name of a UNIX socket."""
+
+_PAUSE = 0.1  # s between attempts to connect
+
+
+def serve(
+    driver: Driver,
+    *,
+    unix: str | None = None,
+    host: str = "localhost",
+    port: int | None = None,
+    prefix: str = PREFIX,
+    wait: float = 10.0,
+) -> int:
+    """Compute for an i-PI server until it ends; any number of clients may do so at a time.
+
+    Parameters
+    ----------
+    driver
+        What computes.
+    unix
+        Name of the server's UNIX socket, its ``<address>``; None: TCP.
+    host, port
+        Where the server listens.
+    prefix
+        Of UNIX sockets' files.
+    wait
+        Seconds to wait for a server that isn't there yet.
+
+    Returns
+    -------
+    int
+        How many structures were computed.
+
+    Raises
+    ------
+    ServerError
+        No server there, or the connection broke before the server said that it is done.
+    PhicalcError
+        What the driver raises. The server gives its request to another client then.
+    """
+    address: Any = (host, port) if unix is None else prefix + unix
+    family = socket.AF_INET if unix is None else socket.AF_UNIX
+    with closing(_connected(family, address, wait)) as connection:
+        return _Conversation(connection, driver).run()
+
+
+def _connected(family: socket.AddressFamily, address: Any, wait: float) -> socket.socket:
+    """A connection to the server, which may be starting only now."""
+    last = time.monotonic() + wait
+    while True:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            if family == socket.AF_INET:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.connect(address)
+            return connection
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            connection.close()
+            if time.monotonic() >= last:
+                raise ServerError(_no_server(address, error)) from error
+        except OSError as error:
+            connection.close()
+            raise ServerError(_no_server(address, error)) from error
+        time.sleep(_PAUSE)
+
+
+def _no_server(address: Any, error: OSError) -> str:
+    place = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+    remedy = "start it first, `i-pi input.xml`, with this address in its <ffsocket>"
+    try:
+        metadata.version("ipi")
+    except metadata.PackageNotFoundError:
+        remedy += "; i-PI is not installed here: pip install ipi"
+    return f"expected an i-PI server at {place}, got none ({error.strerror or error}); {remedy}"
+
+
+class _Protocol(IPIProtocol):
+    """ASE's, for numbers of any value: what is wrong with them the driver says better."""
+
+    def recv(self, shape: Any, dtype: Any) -> Any:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer(self._recvall(size), dtype).reshape(shape).copy()
+
+
+class _Conversation:
+    """What server and client say to each other, from the client's side."""
+
+    def __init__(self, connection: socket.socket, driver: Driver) -> None:
+        self._protocol = _Protocol(connection)
+        self._driver = driver
+        self._initialised = False
+        self._batch_size = 1
+        self._answers: list[Answer] | None = None
+        self._count = 0
+
+    def run(self) -> int:
+        """Answer until the server says EXIT."""
+        answer = {
+            "STATUS": self._tell_status,
+            "INIT": self._initialise,
+            "POSDATA": self._compute,
+            "GETFORCE": self._send,
+        }
+        try:
+            while (message := self._protocol.recvmsg()) != "EXIT":
+                if message not in answer:
+                    raise ServerError(
+                        f"expected a message of i-PI's protocol, got {message!r}; check that an "
+                        "i-PI server of version 2 or 3 listens there, and not mode='shm'"
+                    )
+                answer[message]()
+        except (SocketClosed, ConnectionError) as error:
+            raise ServerError(
+                f"the i-PI server broke the connection after {self._count} structures; its own "
+                "output says why"
+            ) from error
+        return self._count
+
+    def _tell_status(self) -> None:
+        waiting = "READY" if self._initialised else "NEEDINIT"
+        self._protocol.sendmsg(waiting if self._answers is None else "HAVEDATA")
+
+    def _initialise(self) -> None:
+        _, text = self._protocol.recvinit()
+        said = re.search(rb"batch_size\s*:\s*(\d+)", text.tobytes())
+        self._batch_size = int(said[1]) if said else 1
+        self._initialised = True
+
+    def _compute(self) -> None:
+        if self._batch_size > 1:
+            number = self._number()
+            cells = self._protocol.recv((self._batch_size, 2, 3, 3), np.float64)[:, 0]
+            positions = self._protocol.recv((self._batch_size, number, 3), np.float64)
+            self._answers = self._driver(list(cells), list(positions))
+        else:
+            cell, _inverse = self._protocol.recv((2, 3, 3), np.float64)
+            positions = self._protocol.recv((self._number(), 3), np.float64)
+            self._answers = [self._driver(cell, positions)]
+        self._count += self._batch_size
+
+    def _number(self) -> int:
+        number = int(self._protocol.recv((), np.int32))
+        self._driver.check_number(number)
+        return number
+
+    def _send(self) -> None:
+        assert self._answers is not None
+        energies, forces, virials, extras = zip(*self._answers, strict=True)
+        protocol = self._protocol
+        protocol.sendmsg("FORCEREADY")
+        protocol.send(energies, np.float64)
+        protocol.send(len(forces[0]), np.int32)
+        protocol.send(forces, np.float64)
+        protocol.send(virials, np.float64)
+        for text in extras:
+            protocol.send(len(text.encode()), np.int32)
+            protocol.socket.sendall(text.encode())
+        self._answers = None
