@@ -119,26 +119,39 @@ class _Conversation:
 
     def run(self) -> int:
         """Answer until the server says EXIT."""
-        answer = {
-            "STATUS": self._tell_status,
-            "INIT": self._initialise,
-            "POSDATA": self._compute,
-            "GETFORCE": self._send,
-        }
         try:
-            while (message := self._protocol.recvmsg()) != "EXIT":
-                if message not in answer:
-                    raise ServerError(
-                        f"expected a message of i-PI's protocol, got {message!r}; check that an "
-                        "i-PI server of version 2 or 3 listens there, and not mode='shm'"
-                    )
-                answer[message]()
+            message = self._protocol.recvmsg()
+            while message != "EXIT":
+                message = self._answer(message)
         except (SocketClosed, ConnectionError) as error:
             raise ServerError(
                 f"the i-PI server broke the connection after {self._count} structures; its own "
                 "output says why"
             ) from error
         return self._count
+
+    def _answer(self, message: str) -> str:
+        """Do what the server says; returns what it says next."""
+        if message == "POSDATA":
+            structures = self._receive()
+            # The server asks on at once, and we read that before we compute: i-PI 3.3 takes a
+            # killed client for gone, and its work to another, only if it left nothing unread.
+            following: str = self._protocol.recvmsg()
+            self._answers = self._compute(*structures)
+            return following
+        if message == "STATUS":
+            self._tell_status()
+        elif message == "INIT":
+            self._initialise()
+        elif message == "GETFORCE":
+            self._send()
+        else:
+            raise ServerError(
+                f"expected a message of i-PI's protocol, got {message!r}; check that an i-PI "
+                "server listens there, not with mode='shm'"
+            )
+        after: str = self._protocol.recvmsg()
+        return after
 
     def _tell_status(self) -> None:
         waiting = "READY" if self._initialised else "NEEDINIT"
@@ -150,17 +163,23 @@ class _Conversation:
         self._batch_size = int(said[1]) if said else 1
         self._initialised = True
 
-    def _compute(self) -> None:
-        if self._batch_size > 1:
+    def _receive(self) -> tuple[Array, Array]:
+        """Cells (structures, 3, 3) and positions (structures, N, 3) in Bohr."""
+        size = self._batch_size
+        if size > 1:
             number = self._number()
-            cells = self._protocol.recv((self._batch_size, 2, 3, 3), np.float64)[:, 0]
-            positions = self._protocol.recv((self._batch_size, number, 3), np.float64)
-            self._answers = self._driver(list(cells), list(positions))
+            cells = self._protocol.recv((size, 2, 3, 3), np.float64)
         else:
-            cell, _inverse = self._protocol.recv((2, 3, 3), np.float64)
-            positions = self._protocol.recv((self._number(), 3), np.float64)
-            self._answers = [self._driver(cell, positions)]
-        self._count += self._batch_size
+            cells = self._protocol.recv((1, 2, 3, 3), np.float64)
+            number = self._number()
+        return cells[:, 0], self._protocol.recv((size, number, 3), np.float64)
+
+    def _compute(self, cells: Array, positions: Array) -> list[Answer]:
+        self._count += len(cells)
+        if len(cells) == 1:
+            return [self._driver(cells[0], positions[0])]
+        answers: list[Answer] = self._driver(list(cells), list(positions))
+        return answers
 
     def _number(self) -> int:
         number = int(self._protocol.recv((), np.int32))

@@ -1,0 +1,298 @@
+"""The real i-PI with our driver: through its sockets, its own client and inside its process."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import units
+from ase.io import write
+from numpy.testing import assert_allclose
+
+from phicalc import PhiCalculator
+from phicalc.data.boxes import water_box
+from phicalc.engines import ipi_driver
+from phicalc.engines.ipi import Driver
+from phicalc.engines.ipi_client import serve
+from phicalc.serving.model_file import load_model
+from tests.engines import ipi_server as ipi
+
+if importlib.util.find_spec("ipi") is None:
+    pytest.skip("i-PI is not installed", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "models" / "nacl-water.pt"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(MODEL)
+
+
+@pytest.fixture
+def water():
+    """Three molecules in a small box, O H H, off the lattice of water_box."""
+    atoms = water_box(3, seed=2)
+    atoms.rattle(0.02, seed=1)
+    return atoms
+
+
+@pytest.fixture
+def address(tmp_path):
+    """A name that no other test's server has."""
+    return f"phicalc-test-{os.getpid()}-{tmp_path.name[-12:]}"
+
+
+def compute(drivers, address, wait=30.0):
+    """A client in a thread for each driver; how many structures each has computed."""
+    counts = {}
+
+    def run(number, driver):
+        counts[number] = serve(driver, unix=address, wait=wait)
+
+    threads = [threading.Thread(target=run, args=item) for item in enumerate(drivers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return [counts[number] for number in range(len(drivers))]
+
+
+def is_what_the_calculator_says(folder, water, calculator, beads=1, prefix="out"):
+    """Energies and forces in i-PI's output are ours of the positions in its output."""
+    found = ipi.properties(folder, prefix)
+    energies = np.zeros(len(found["potential"]))
+    for bead in range(beads):
+        cells, positions = ipi.trajectory(folder, "positions", bead, prefix)
+        _, forces = ipi.trajectory(folder, "forces", bead, prefix)
+        assert len(positions) == len(forces) == len(energies)
+        for step, (cell, rows) in enumerate(zip(cells, positions, strict=True)):
+            atoms = water.copy()
+            atoms.set_cell(cell)
+            atoms.positions = rows
+            energies[step] += calculator.get_property("energy", atoms) / beads
+            # i-PI writes positions and forces with six digits
+            assert_allclose(calculator.results["forces"], forces[step], rtol=1e-5, atol=1e-3)
+    assert_allclose(energies, found["potential"], rtol=0, atol=2e-4)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "<consolidate_messages> False </consolidate_messages>", "<batch_size> 4 </batch_size>"],
+)
+def test_path_integrals_over_two_clients(tmp_path, water, model, address, options):
+    """With status messages between and without, and in batches: i-PI hears the same."""
+    ipi.write_input(tmp_path, water, ipi.unix(address, options), beads=4)
+    server = ipi.start(tmp_path)
+    counts = compute([Driver(model, water), Driver(model, water)], address)
+    ipi.ended(server, tmp_path)
+    assert sum(counts) >= 4 * 5
+    found = is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), beads=4)
+    assert np.ptp(found["conserved"]) < 0.05 * np.ptp(found["potential"])
+
+
+def test_one_client_over_tcp(tmp_path, water, model):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    forcefield = (
+        f"<ffsocket name='phi' mode='inet' pbc='false'> <address> localhost </address> "
+        f"<port> {port} </port> </ffsocket>"
+    )
+    ipi.write_input(tmp_path, water, forcefield, steps=2)
+    server = ipi.start(tmp_path)
+    assert serve(Driver(model, water), host="localhost", port=port, wait=30.0) == 3
+    ipi.ended(server, tmp_path)
+    is_what_the_calculator_says(tmp_path, water, PhiCalculator(model))
+
+
+def test_the_cell_follows_the_pressure(tmp_path, water, model, address):
+    """i-PI's stress is −σ + kinetic part; its cell changes in shape and we follow it."""
+    ipi.write_input(tmp_path, water, ipi.unix(address), ipi.stress(water.cell, [1, 2, 3]), steps=8)
+    server = ipi.start(tmp_path)
+    calculator = PhiCalculator(model)
+    compute([Driver(model, water)], address)
+    ipi.ended(server, tmp_path)
+    found = is_what_the_calculator_says(tmp_path, water, calculator)
+    cells, positions = ipi.trajectory(tmp_path, "positions")
+    assert np.abs(cells[-1] / cells[0].trace() - np.eye(3) / 3).max() > 1e-5
+    assert np.ptp(found["volume"]) > 1e-3 * found["volume"][0]
+    # compressed water pushes outwards, and the cell, held by 1 GPa, grows
+    atoms = water.copy()
+    atoms.positions = positions[0]
+    stress = calculator.get_property("stress", atoms)
+    kinetic = 2 * found["kinetic_md"][0] / (3 * atoms.get_volume())
+    expected = -stress[:3].mean() + kinetic
+    assert found["stress_md"][0, :3].mean() == pytest.approx(expected / units.GPa, rel=1e-3)
+
+
+# --- i-PI's own doors ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def structure_file(tmp_path, water):
+    write(tmp_path / "water.xyz", water, format="extxyz")
+    return tmp_path / "water.xyz"
+
+
+def test_i_pis_own_client_loads_the_driver(tmp_path, water, model, address, structure_file):
+    ipi.write_input(tmp_path, water, ipi.unix(address), steps=2)
+    server = ipi.start(tmp_path)
+    wait_for(Path(f"/tmp/ipi_{address}"))
+    client = own_client(address, f"{MODEL},{structure_file},device=cpu,threads=1")
+    output = client.communicate(timeout=60)[0]
+    ipi.ended(server, tmp_path)
+    assert client.returncode == 0, output
+    is_what_the_calculator_says(tmp_path, water, PhiCalculator(model))
+
+
+def test_i_pis_own_client_ends_by_one_line(tmp_path, structure_file):
+    client = own_client("nowhere", f"{tmp_path / 'missing.pt'},{structure_file}")
+    output = client.communicate(timeout=60)[0]
+    assert client.returncode == 1
+    assert output.startswith("error: ") and output.count("\n") == 1 and "missing.pt" in output
+
+
+def own_client(address, options):
+    command = shutil.which("i-pi-driver-py", path=ipi.SEARCHED)
+    file = ipi_driver.__file__
+    return subprocess.Popen(
+        [command, "-u", "-a", address, "-m", "custom", "-P", file, "-o", options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("batch", ["", "<batch_size> 2 </batch_size>"])
+def test_the_driver_inside_i_pi(tmp_path, water, model, structure_file, batch):
+    forcefield = f"""
+    <ffdirect name='phi' pbc='false'>
+      <pes> custom </pes> <pes_path> {ipi_driver.__file__} </pes_path> {batch}
+      <parameters>
+        {{model: {MODEL}, structure: {structure_file}, device: cpu, extras: charges}}
+      </parameters>
+    </ffdirect>"""
+    ipi.write_input(tmp_path, water, forcefield, ipi.NVT, beads=2, steps=2)
+    ipi.ended(ipi.start(tmp_path), tmp_path)
+    is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), beads=2)
+
+
+def test_a_field_through_born_charges_moves_atoms_as_the_models_own_field(
+    tmp_path, water, model, address
+):
+    """i-PI's driven dynamics: its force is BEC @ E, ours the derivative of the energy in E."""
+    field = [0.004, -0.002, 0.006]  # V/Å: the response to more is not linear
+    ends = {}
+    for name, motion, driver in (
+        ("none", ipi.NVE, Driver(model, water)),
+        ("ours", ipi.NVE, Driver(model, water, field=field)),
+        ("i-PI's", ipi.driven(field), Driver(model, water, extras="dipole,BEC")),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        properties = "step, dipole" if name == "i-PI's" else "step"
+        ipi.write_input(folder, water, ipi.unix(address), motion, steps=10, properties=properties)
+        server = ipi.start(folder)
+        compute([driver], address)
+        ipi.ended(server, folder)
+        ends[name] = ipi.last_positions(folder)
+    moved = np.abs(ends["ours"] - ends["none"]).max()
+    assert moved > 1e-4
+    assert np.abs(ends["i-PI's"] - ends["ours"]).max() < 0.03 * moved
+    dipoles = ipi.properties(tmp_path / "i-PI's")["dipole"]
+    calculator = PhiCalculator(model)
+    water.positions = ends["i-PI's"]
+    expected = calculator.get_property("polarization", water) * water.get_volume() / units.Bohr
+    assert_allclose(dipoles[-1], expected, atol=1e-5)
+
+
+def test_replica_exchange(tmp_path, water, model, address):
+    """Two temperatures over two clients; each system's energies are ours of its positions."""
+    ipi.write_replicas(tmp_path, water, ipi.unix(address), [300, 600])
+    server = ipi.start(tmp_path)
+    compute([Driver(model, water), Driver(model, water)], address)
+    ipi.ended(server, tmp_path)
+    swaps = np.loadtxt(tmp_path / "out.remd_idx", ndmin=2)
+    assert len(swaps) >= 1 and (np.sort(swaps[:, 1:], axis=1) == [0, 1]).all()
+    for system in (0, 1):
+        is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), prefix=f"{system}_out")
+
+
+# --- clients and servers that die ---------------------------------------------------------------
+
+
+def wait_for(path, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not come"
+        time.sleep(0.05)
+
+
+def command(address, structure_file):
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "phicalc.cli", "ipi", str(MODEL), str(structure_file)),
+            *("--unix", address, "--threads", "1", "--device", "cpu"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_run_goes_on_when_one_of_its_clients_is_killed(
+    tmp_path, water, model, address, structure_file
+):
+    ipi.write_input(tmp_path, water, ipi.unix(address), beads=4, steps=40)
+    victim = command(address, structure_file)
+    server = ipi.start(tmp_path)
+    wait_for(Path(f"/tmp/ipi_{address}"))
+    table = tmp_path / "out.properties"
+    wait_for(table)
+    while table.read_text().count("\n") < 12:  # a few steps by the victim alone
+        time.sleep(0.02)
+    killer = threading.Timer(1.0, victim.send_signal, [signal.SIGKILL])
+    killer.start()
+    (count,) = compute([Driver(model, water)], address)
+    killer.join()
+    ipi.ended(server, tmp_path)
+    assert victim.wait(10) == -signal.SIGKILL
+    victim.communicate()
+    assert 40 < count < 4 * 41
+    assert len(is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), 4)["step"]) == 41
+
+
+def test_a_server_that_is_killed_is_missed_by_its_client(tmp_path, water, address, structure_file):
+    ipi.write_input(tmp_path, water, ipi.unix(address), steps=100000)
+    server = ipi.start(tmp_path)
+    client = command(address, structure_file)
+    table = tmp_path / "out.properties"
+    wait_for(table)
+    while table.read_text().count("\n") < 10:
+        time.sleep(0.02)
+    server.kill()
+    server.wait(10)
+    errors = client.communicate(timeout=30)[1]
+    assert client.returncode == 2
+    assert errors.startswith("error: the i-PI server broke the connection after ")
+    assert errors.count("\n") == 1
+    Path(f"/tmp/ipi_{address}").unlink(missing_ok=True)
+
+
+def test_the_command_computes_until_the_server_is_done(tmp_path, water, address, structure_file):
+    ipi.write_input(tmp_path, water, ipi.unix(address), steps=2)
+    client = command(address, structure_file)
+    ipi.ended(ipi.start(tmp_path), tmp_path)
+    output, errors = client.communicate(timeout=30)
+    assert (client.returncode, errors) == (0, "")
+    assert output == f"3 structures computed by {MODEL}\n"
