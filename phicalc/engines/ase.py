@@ -88,14 +88,17 @@ class PhiCalculator(OneThreadCalculator):
         speed up the solve and do not change its result.
     threads
         CPU threads of an evaluation; the process's own setting is restored after each.
+    default_dtype
+        Precision of the network: "float64" for more than that of the file, which is the default.
 
     Raises
     ------
     ModelFileError
         A model file is missing, damaged or foreign.
     UnsupportedError
-        No such device; when asked to calculate: unknown elements, or a total charge that the
-        model was not made for, or an electric field that the heads cannot feel.
+        No such device; less precision than the file has; when asked to calculate: unknown
+        elements, or a total charge that the model was not made for, or an electric field that the
+        heads cannot feel.
     StructureError
         When asked to calculate: no atoms, NaN positions, a flat cell, atoms on one spot.
 
@@ -126,6 +129,7 @@ class PhiCalculator(OneThreadCalculator):
         field: Sequence[float] | None = None,
         cache: bool = True,
         threads: int | None = None,
+        default_dtype: str | None = None,
     ) -> None:
         super().__init__()
         sources = [model] if isinstance(model, str | Path | LoadedModel) else list(model)
@@ -139,6 +143,7 @@ class PhiCalculator(OneThreadCalculator):
         self._cache = cache
         self._threads = threads
         self._device = device
+        self._dtype = default_dtype
         self._consensus: Consensus | None = None
         self._conditions = Conditions(0.0, np.zeros(3))
         self._born: Array | None = None
@@ -155,8 +160,8 @@ class PhiCalculator(OneThreadCalculator):
 
     def _loaded(self, source: ModelSource | bytes) -> LoadedModel:
         if isinstance(source, LoadedModel):
-            return source if source.device == self.device else load_model(source.data, self.device)
-        return load_model(source, self.device)
+            return source.on(self.device, self._dtype)
+        return load_model(source, self.device, self._dtype)
 
     # --- ASE's interface ------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from phicalc.electrostatics.heads.qeq import QEqHead
 from phicalc.errors import ConfigError
 from phicalc.model.config import (
     BackboneConfig,
+    DensityConfig,
     HeadConfig,
     LocalChargesConfig,
     PhiCoulombConfig,
@@ -22,6 +23,7 @@ from phicalc.model.config import (
     QEqConfig,
     SchNetConfig,
 )
+from phicalc.nn.density import DensityNetwork
 from phicalc.nn.painn import PaiNN
 from phicalc.nn.schnet import SchNet
 
@@ -41,7 +43,8 @@ def build_backbone(
             num_species,
             average_neighbours,
         )
-    return PaiNN(
+    network = DensityNetwork if isinstance(config, DensityConfig) else PaiNN
+    return network(
         config.features, config.layers, config.radial, cutoff, num_species, average_neighbours
     )
 

@@ -41,6 +41,15 @@ class SchNetConfig(StrictModel):
     )
 
 
+class DensityConfig(StrictModel):
+    """Many-body message passing on densities of neighbours (10.1103/PhysRevB.99.014104)."""
+
+    kind: Literal["density"] = "density"
+    features: int = Field(default=64, ge=1, description="width F of scalar and vector channels")
+    layers: int = Field(default=2, ge=1, description="message-passing steps T")
+    radial: int = Field(default=8, ge=1, description="number of radial Bessel functions")
+
+
 class PhiConfig(StrictModel):
     """Graph-Poisson head (arXiv 2505.14606), in its variational form."""
 
@@ -172,7 +181,7 @@ class PooledConfig(StrictModel):
         return HeadCapabilities(charges=False)
 
 
-BackboneConfig = Annotated[PaiNNConfig | SchNetConfig, Field(discriminator="kind")]
+BackboneConfig = Annotated[PaiNNConfig | SchNetConfig | DensityConfig, Field(discriminator="kind")]
 HeadConfig = Annotated[
     PhiConfig
     | QEqConfig

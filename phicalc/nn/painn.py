@@ -7,83 +7,26 @@ In the first step atoms of one kind are alike, and the sum over neighbours of R_
 kind, says all.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from phicalc.envelope import polynomial_envelope
 from phicalc.nn.backbone import Backbone
-from phicalc.nn.radial import BesselBasis
+from phicalc.nn.radial import BesselBasis, starting_scale
+from phicalc.nn.rows import (
+    BLOCK,
+    SMALL_BLOCK,
+    Rows,
+    block_size,
+    joined,
+    neighbour_rows,
+    one_hot,
+    radial_functions,
+    sender_blocks,
+    value_blocks,
+)
 from phicalc.nn.saturation import saturate
-
-BLOCK: int = 4096
-"""Atoms whose neighbours are gathered at a time, so that no tensor outgrows what is kept for reuse
-between steps (:mod:`phicalc.machine.allocator`)."""
-
-SMALL_BLOCK: int = 64
-"""A CPU takes a quarter of the atoms at a time, but no fewer than this: rows of a block are as wide
-as its widest, and a smaller block is nearer to the caches. A GPU would rather launch less."""
-
-
-class Rows(NamedTuple):
-    """Edges as padded rows, one per atom, in blocks of atoms with about as many neighbours.
-
-    Rows are as wide as the widest of their block. Padding has gate 0 and points at row 0 from
-    exactly the cutoff, where every radial function and its slope vanish.
-
-    Attributes
-    ----------
-    order, rank
-        (N,), (N,) int64 | the atom of each row and the row of each atom
-    atoms, widths
-        of each block: its number of atoms and the width of its rows
-    senders, vectors, gates
-        (P,) int64, (P, 3), (P,) | the places of all rows, one after another; senders as rows
-    """
-
-    order: Tensor
-    rank: Tensor
-    atoms: List[int]
-    widths: List[int]
-    senders: Tensor
-    vectors: Tensor
-    gates: Tensor
-
-
-def neighbour_rows(
-    edge_index: Tensor,
-    edge_vectors: Tensor,
-    edge_gates: Tensor,
-    num_nodes: int,
-    cutoff: float,
-    block: int,
-) -> Rows:
-    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows."""
-    receivers = edge_index[1]
-    device = receivers.device
-    counts = torch.bincount(receivers, minlength=num_nodes)
-    ascending, order = torch.sort(counts, stable=True)
-    rank = torch.empty_like(order).index_copy(0, order, torch.arange(num_nodes, device=device))
-    atoms = [min(block, num_nodes - start) for start in range(0, num_nodes, block)]
-    sizes = torch.tensor(atoms, device=device)
-    widest = ascending.index_select(0, torch.cumsum(sizes, 0) - 1)
-    widths: List[int] = widest.tolist()
-    row_widths = torch.repeat_interleave(widest, sizes, output_size=num_nodes)
-    row_starts = (torch.cumsum(row_widths, 0) - row_widths).index_select(0, rank)
-    shift = row_starts - (torch.cumsum(counts, 0) - counts)
-    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
-    places = 0
-    for number, width in zip(atoms, widths):
-        places += number * width
-    senders = torch.zeros(places, dtype=torch.int64, device=device)
-    senders = senders.index_copy(0, slot, rank.index_select(0, edge_index[0]))
-    vectors = torch.zeros(places, 3, dtype=edge_vectors.dtype, device=device)
-    vectors[:, 0].fill_(cutoff)  # assigned, TorchScript would round it to the default dtype
-    vectors = vectors.index_copy(0, slot, edge_vectors)
-    gates = torch.zeros(places, dtype=edge_gates.dtype, device=device)
-    gates = gates.index_copy(0, slot, edge_gates)
-    return Rows(order, rank, atoms, widths, senders, vectors, gates)
 
 
 class Message(nn.Module):
@@ -161,8 +104,7 @@ class Message(nn.Module):
         """The first sum where atoms are of a few kinds: scalars (T, F) of each, kinds (N,)."""
         f = self.features
         count = scalars.shape[0]
-        one_of = torch.eye(count, dtype=scalars.dtype, device=scalars.device)
-        one_of = one_of.index_select(0, kinds)
+        one_of = one_hot(kinds, scalars)
         products = self.filters[:, None] * self.senders(scalars)
         weights = products.view(-1, 2 * f).split(f, 1)
         sums: List[Tensor] = []
@@ -173,11 +115,6 @@ class Message(nn.Module):
             sums.append(torch.bmm(r.transpose(1, 2), near).view(number, basis * count))
             directed.append(torch.bmm(a.transpose(1, 2), near).view(number, 3, basis * count))
         return joined(sums) @ weights[0], joined(directed) @ weights[1]
-
-
-def joined(blocks: List[Tensor]) -> Tensor:
-    """One after another; no copy of a single one."""
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 class Update(nn.Module):
@@ -238,20 +175,11 @@ class PaiNN(Backbone):
         self.block, self.small_block = BLOCK, SMALL_BLOCK
         self.basis = BesselBasis(radial, cutoff)
         self.embedding = nn.Embedding(num_species, features)
-        scale = self._filter_scale(average_neighbours)
+        scale = starting_scale(self.basis, average_neighbours)
         self.messages = nn.ModuleList(
             [Message(features, radial, scale, t == 0) for t in range(layers)]
         )
         self.updates = nn.ModuleList([Update(features, t == layers - 1) for t in range(layers)])
-
-    def _filter_scale(self, average_neighbours: float) -> float:
-        """Filters start so that a sum over uniformly spread neighbours has variance 1."""
-        x = (torch.arange(200) + 0.5) / 200
-        shell = 3.0 * x**2 / 200 * max(average_neighbours, 1.0)
-        values = self.basis(x * self.cutoff) * polynomial_envelope(x)[:, None]
-        coherent = (shell[:, None] * values).sum(0).square().sum()
-        random = (shell[:, None] * values.square()).sum()
-        return float((coherent + random).rsqrt())
 
     def forward(
         self,
@@ -281,9 +209,7 @@ class PaiNN(Backbone):
         alike = self.embedding(species_index) + initial
         few = kinds is not None and 4 * alike.shape[0] <= alike.shape[1]
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
-        block = self.block
-        if not edge_vectors.is_cuda:
-            block = min(block, max(self.small_block, (num_nodes + 3) // 4))
+        block = block_size(num_nodes, edge_vectors, self.block, self.small_block)
         rows = neighbour_rows(edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block)
         kind = rows.order if kinds is None else kinds.index_select(0, rows.order)
         scalars = alike.index_select(0, kind)
@@ -306,18 +232,6 @@ class PaiNN(Backbone):
 
     def blocks(self, rows: Rows) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
         """Senders (n·M,), R_k(r) (n, M, K) and R_k(r)·r̂ (n, M, 3K) of each block of rows."""
-        distances = torch.linalg.vector_norm(rows.vectors, dim=1, keepdim=True)
-        envelope = polynomial_envelope(distances / self.cutoff) * rows.gates[:, None]
-        radial = self.basis(distances.squeeze(1)) * envelope
-        angular = (rows.vectors / distances)[:, :, None] * radial[:, None]
-        places = [number * width for number, width in zip(rows.atoms, rows.widths)]
-        basis = radial.shape[1]
-        of_blocks: List[Tensor] = []
-        directed: List[Tensor] = []
-        split = zip(
-            radial.split(places), angular.view(-1, 3 * basis).split(places), rows.atoms, rows.widths
-        )
-        for r, a, number, width in split:
-            of_blocks.append(r.view(number, width, basis))
-            directed.append(a.view(number, width, 3 * basis))
-        return list(rows.senders.split(places)), of_blocks, directed
+        radial, directions = radial_functions(rows, self.basis.count, self.cutoff)
+        angular = (directions[:, :, None] * radial[:, None]).flatten(1)
+        return sender_blocks(rows), value_blocks(rows, radial), value_blocks(rows, angular)

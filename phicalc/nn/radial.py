@@ -126,3 +126,17 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         return gaussian_basis(distances, self.count, self.cutoff)
+
+
+def starting_scale(basis: BesselBasis, average_neighbours: float) -> float:
+    """Standard deviation of filters at whose start a sum over spread neighbours has variance 1.
+
+    Neighbours fill the cutoff evenly. What they have in common, the sum of the radial functions,
+    counts besides what differs.
+    """
+    x = (torch.arange(200) + 0.5) / 200
+    shell = 3.0 * x**2 / 200 * max(average_neighbours, 1.0)
+    values = basis(x * basis.cutoff) * polynomial_envelope(x)[:, None]
+    coherent = (shell[:, None] * values).sum(0).square().sum()
+    random = (shell[:, None] * values.square()).sum()
+    return float((coherent + random).rsqrt())

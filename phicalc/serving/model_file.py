@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from phicalc import fields
 from phicalc.electrostatics.solvers.charges import check_converged
-from phicalc.errors import ModelFileError
+from phicalc.errors import ModelFileError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import write_bytes
 from phicalc.serving.capabilities import OLD_FILE, Capabilities
@@ -92,8 +92,14 @@ class LoadedModel:
         """Hash of the model file, hexadecimal."""
         return hashlib.sha256(self.data).hexdigest()
 
+    def on(self, device: torch.device, dtype: str | None = None) -> "LoadedModel":
+        """The same on a device and in a precision, as `load_model` takes it; itself if it is so."""
+        if device == self.device and dtype in (None, self.metadata.dtype):
+            return self
+        return load_model(self.data, device, dtype or self.metadata.dtype)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return load_model, (self.data, str(self.device))
+        return load_model, (self.data, str(self.device), self.metadata.dtype)
 
 
 def save_model(module: nn.Module, path: str | Path, metadata: ModelMetadata) -> Path:
@@ -125,18 +131,30 @@ def model_bytes(module: nn.Module, metadata: ModelMetadata) -> bytes:
     return program_bytes(module, {METADATA_NAME: metadata.model_dump_json()})
 
 
-def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -> LoadedModel:
+def load_model(
+    source: str | Path | bytes, device: str | torch.device = "cpu", dtype: str | None = None
+) -> LoadedModel:
     """Load a model from a file or from a file's content.
+
+    Parameters
+    ----------
+    dtype
+        Precision of the network: "float64" for more than that of the file. By default the file's.
 
     Raises
     ------
     ModelFileError
         The file is missing, damaged, no phicalc model, of a newer format, or too old for CUDA.
     UnsupportedError
-        This machine has no such device.
+        This machine has no such device; or less precision is wanted than the file has.
     """
     data, name = content_of(source)
     metadata, parts = read_parts(data, name)
+    if dtype not in (None, "float64", metadata.dtype):
+        raise UnsupportedError(
+            f'{name}: expected dtype None, "float64" or that of the file, {metadata.dtype}, '
+            f"got {dtype!r}"
+        )
     device = resolve_device(device)
     check_device(metadata, device, name)
     try:
@@ -146,6 +164,9 @@ def load_model(source: str | Path | bytes, device: str | torch.device = "cpu") -
             f"{name}: expected a model written by `phicalc export`, got an archive that torch "
             f"{torch.__version__} cannot load ({_first_line(error)}). Export it again."
         ) from error
+    if dtype == "float64" != metadata.dtype:
+        program.to_double()
+        metadata = metadata.model_copy(update={"dtype": dtype})
     known = metadata.capabilities
     if known.no_field is None and not program.has("response"):
         known = known.model_copy(update={"no_field": OLD_FILE})

@@ -175,7 +175,7 @@ def predict_file(
 def _loaded(model: str | Path | LoadedModel, device: str) -> LoadedModel:
     target = resolve_device(device)
     if isinstance(model, LoadedModel):
-        return model if model.device == target else load_model(model.data, target)
+        return model.on(target)
     return load_model(model, target)
 
 

@@ -66,6 +66,10 @@ class Program:
         with _evaluation():
             return getattr(self._module, method)(graph)
 
+    def to_double(self) -> None:
+        """Compute in float64 from now on; of all in single precision, the network alone is."""
+        self._module.double()
+
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
         return dict(self._module.state_dict())

@@ -193,9 +193,13 @@ class LossConfig(Section):
         return tuple(name for name in fields.LABELS if getattr(self.weights, name) > 0)
 
 
-class OptimizerConfig(Section):
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class AdamWConfig(Section):
     """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
 
+    kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0, description="peak learning rate")
     physical_rate: float = Field(
         default=10.0,
@@ -205,10 +209,34 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(
         default=1e-3, ge=0, description="decoupled decay of weight matrices"
     )
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+
+
+class SOAPConfig(Section):
+    """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321), of each matrix.
+
+    Biases and physical parameters have no basis of their own: theirs is plain Adam. Weight decay
+    is as with AdamW.
+    """
+
+    kind: Literal["soap"] = "soap"
+    learning_rate: float = Field(default=3e-3, gt=0, description="peak learning rate")
+    physical_rate: float = Field(
+        default=3.3,
+        gt=0,
+        description="learning rate of physical parameters (hardnesses, conductances, …) over it",
     )
+    weight_decay: float = Field(
+        default=1e-3, ge=0, description="decoupled decay of weight matrices"
+    )
+    betas: tuple[Decay, Decay] = (0.95, 0.95)
+    basis_steps: int = Field(default=10, ge=1, description="steps from one basis to the next")
+    largest_basis: int = Field(
+        default=1000, ge=1, description="sides of matrices longer than this keep their own basis"
+    )
+
+
+OptimizerConfig = Annotated[AdamWConfig | SOAPConfig, Field(discriminator="kind")]
 
 
 class CosineConfig(Section):
@@ -247,7 +275,7 @@ class TrainConfig(Section):
     data: DataConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig.model_validate({}))
     loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = AdamWConfig()
     schedule: ScheduleConfig = CosineConfig()
 
     epochs: int | None = Field(
@@ -278,6 +306,14 @@ class TrainConfig(Section):
     threads: int | None = Field(default=None, ge=1, description="CPU threads per process")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     tensorboard: bool = True
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _kind_of_optimizer(cls, value: object) -> object:
+        """``soap`` alone is the kind; a mapping without one is AdamW's, as it was before kinds."""
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": "adamw", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainConfig":
@@ -390,11 +426,11 @@ def _key_path(location: tuple[str | int, ...], content: object) -> list[str]:
     """The location as it is written in the file: without the tags that pydantic puts in.
 
     In a union told apart by ``kind`` pydantic adds the kind to the path
-    (``schedule.cosine.warmup_steps``); the user never wrote that key.
+    (``schedule.cosine.warmup_steps``); the user never wrote that key, nor need the kind be given.
     """
     path: list[str] = []
-    for part in location:
-        if isinstance(content, dict) and part not in content and content.get("kind") == part:
+    for place, part in enumerate(location, 1):
+        if isinstance(content, dict) and part not in content and place < len(location):
             continue
         path.append(str(part))
         if isinstance(content, dict):

@@ -1,9 +1,11 @@
-"""AdamW with weight decay on weight matrices only, and a pace of its own for physical numbers."""
+"""AdamW or SOAP: weight decay on matrices only, and a pace of its own for physical numbers."""
+
+from typing import Any
 
 import torch
 from torch import nn
 
-from phicalc.train.config import OptimizerConfig
+from phicalc.train.config import AdamWConfig, SOAPConfig
 
 
 def decayed_parameters(module: nn.Module) -> set[str]:
@@ -32,8 +34,8 @@ def physical_parameters(module: nn.Module) -> set[str]:
     }
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters in three groups: decayed, not decayed, physical.
+def build_optimizer(module: nn.Module, config: AdamWConfig | SOAPConfig) -> torch.optim.Optimizer:
+    """The optimiser of the trainable parameters in three groups: decayed, not decayed, physical.
 
     A group's ``rate_factor`` is its learning rate relative to the configuration's.
     """
@@ -44,9 +46,27 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.A
             group = 0 if name in decayed else 2 if name in physical else 1
             chosen[group].append(parameter)
     factors = (1.0, 1.0, config.physical_rate)
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": 0.0, "rate_factor": factor}
         for parameters, factor in zip(chosen, factors, strict=True)
     ]
     groups[0]["weight_decay"] = config.weight_decay
+    if isinstance(config, SOAPConfig):
+        return _soap(groups, config)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _soap(groups: list[dict[str, Any]], config: SOAPConfig) -> torch.optim.Optimizer:
+    """SOAP of groups of parameters, the last of which is physical."""
+    # Half a second that only runs with it should pay.
+    from pytorch_optimizer import SOAP
+
+    # A mixture of hardnesses of several elements means nothing.
+    groups[-1]["max_precondition_dim"] = 0
+    return SOAP(
+        groups,
+        lr=config.learning_rate,
+        betas=config.betas,
+        precondition_frequency=config.basis_steps,
+        max_precondition_dim=config.largest_basis,
+    )

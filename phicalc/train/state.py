@@ -11,7 +11,7 @@ from torch import Tensor
 from phicalc.errors import ConfigError
 from phicalc.model.checkpoint import Checkpoint, load_checkpoint
 from phicalc.model.config import ModelConfig
-from phicalc.train.config import DataConfig, TrainConfig
+from phicalc.train.config import TrainConfig
 from phicalc.train.ema import MovingAverage
 from phicalc.train.schedule import Schedule
 
@@ -76,22 +76,21 @@ def as_begun(config: TrainConfig, begun: ModelConfig) -> TrainConfig:
     return config.model_copy(update={"model": told})
 
 
-def load_resumable(
-    path: Path, model: ModelConfig, data: DataConfig, origin: dict[str, Any]
-) -> Checkpoint:
-    """Read a checkpoint that a run of this model on this training data can go on from.
+def load_resumable(path: Path, config: TrainConfig, origin: dict[str, Any]) -> Checkpoint:
+    """Read a checkpoint that a run of this configuration can go on from.
 
     Parameters
     ----------
     path
         ``last.pt`` of the run.
-    model, data, origin
-        The configured model and data, and the provenance of the data.
+    config, origin
+        The configuration, and the provenance of its data.
 
     Raises
     ------
     ConfigError
-        If it has no training state, or its model, training data or reference energies are others.
+        If it has no training state, or its model, optimiser, training data or reference energies
+        are others.
     ModelFileError
         If it is no checkpoint.
     """
@@ -99,18 +98,25 @@ def load_resumable(
     training = checkpoint.extra.get("training")
     if not isinstance(training, dict) or training.get("version") != STATE_VERSION:
         raise ConfigError(f"{path}: holds no state of a run that this version can resume")
-    if checkpoint.config != model:
+    if checkpoint.config != config.model:
         raise ConfigError(f"model: is not the model of {path}; resume with the same, or start anew")
     if not same_origin(checkpoint.extra["provenance"]["data"]["train"], origin["train"]):
         raise ConfigError(
             f"data: is not that of {path} (file, keys, skipped frames, valid_fraction and seed of "
             "the split); resume with the same, or start anew"
         )
-    begun = checkpoint.extra["provenance"]["config"]["data"].get("reference_energies")
-    if begun != data.reference_energies:
+    begun = checkpoint.extra["provenance"]["config"]
+    energies = begun["data"].get("reference_energies")
+    if energies != config.data.reference_energies:
         raise ConfigError(
-            f"data.reference_energies: is not that of {path}, {begun or 'none'}; resume with the "
-            "same, or start anew"
+            f"data.reference_energies: is not that of {path}, {energies or 'none'}; resume with "
+            "the same, or start anew"
+        )
+    optimizer = begun["optimizer"].get("kind", "adamw")
+    if optimizer != config.optimizer.kind:
+        raise ConfigError(
+            f"optimizer.kind: expected that of {path}, {optimizer}, got {config.optimizer.kind}; "
+            "resume with the same, or start anew with the other from it (initial: best.pt)"
         )
     return checkpoint
 

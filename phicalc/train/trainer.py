@@ -73,7 +73,8 @@ def train(
     ----------
     config
         On resume, length, pace, loss and validation set may differ from before (with another
-        loss or validation set the search for the best starts anew); model and training data not.
+        loss or validation set the search for the best starts anew); model, kind of optimiser and
+        training data not.
     resume
         Go on from ``last.pt``.
     overwrite
@@ -331,9 +332,7 @@ class Trainer:
     def resume(self) -> None:
         """Take up the run from ``last.pt``; errors as :func:`load_resumable`."""
         path = self.config.output / "last.pt"
-        checkpoint = load_resumable(
-            path, self.potential.config, self.config.data, self.data.provenance
-        )
+        checkpoint = load_resumable(path, self.config, self.data.provenance)
         self.potential.load_state_dict(checkpoint.potential.state_dict())
         self.state.load_state_dict(checkpoint.extra["training"])
         if not same_measure(checkpoint.extra["provenance"], self._provenance()):

@@ -15,6 +15,8 @@ nor do the forces, since each step starts from the next recorded frame.
   (`MALLOC_…` below), which is what `phicalc.machine.allocator` does for ours.
 * schnetpack, scripted: that, and `torch.jit.script` of its model.
 
+* phicalc, many-body: phicalc with the backbone of kind density in its default size.
+
 The last column is phicalc's time over each one's. Without SchNetPack only phicalc is measured.
 
 * phicalc, other file: with `--against MODEL.pt`, a model file in the same calculator. `--write`
@@ -62,8 +64,10 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 OTHER_FILE = "phicalc, other file"
+MANY_BODY = "phicalc, many-body"
 COMPETITORS = {
     "phicalc": {},
+    MANY_BODY: {},
     OTHER_FILE: {},
     "schnetpack": {},
     "schnetpack, memory kept": KEEP_MEMORY,
@@ -134,17 +138,19 @@ def langevin(atoms: Atoms) -> Langevin:
     )
 
 
-def phicalc_model() -> bytes:
+def phicalc_model(many_body: bool = False) -> bytes:
     """A model file of the network that is measured, with random weights."""
     import torch
 
-    from phicalc.model.config import ModelConfig, PaiNNConfig
+    from phicalc.model.config import DensityConfig, ModelConfig, PaiNNConfig
     from phicalc.model.derivatives import Differentiated
     from phicalc.model.potential import Potential
     from phicalc.serving.export import describe
     from phicalc.serving.model_file import model_bytes
 
     backbone = PaiNNConfig(features=FEATURES, layers=LAYERS, radial=RADIAL)
+    if many_body:
+        backbone = DensityConfig()
     torch.manual_seed(0)
     potential = Potential(ModelConfig(backbone=backbone, cutoff=CUTOFF), [1, 8])
     return model_bytes(Differentiated(potential), describe(potential))
@@ -197,6 +203,7 @@ def compete(name: str, threads: int, against: Path | None, channel) -> None:
     torch.set_num_threads(threads)
     make = {
         "phicalc": lambda: phicalc_calculator(phicalc_model()),
+        MANY_BODY: lambda: phicalc_calculator(phicalc_model(many_body=True)),
         OTHER_FILE: lambda: phicalc_calculator(against.read_bytes()),
         "schnetpack, scripted": lambda: schnetpack_calculator(scripted=True),
     }.get(name, lambda: schnetpack_calculator(scripted=False))
@@ -289,7 +296,7 @@ def main() -> None:
     if not found:
         print("schnetpack is not installed here; see the top of this file")
     names = [name for name in COMPETITORS if found and name.startswith("schnetpack")]
-    names = ["phicalc", *([OTHER_FILE] if options.against else []), *names]
+    names = ["phicalc", MANY_BODY, *([OTHER_FILE] if options.against else []), *names]
     started = {name: start(name, options.threads, options.against) for name in names}
     channels = {name: channel for name, (_, channel) in started.items()}
     table = []

@@ -16,12 +16,14 @@ from ase import Atoms, units
 from ase.build import bulk as build_bulk
 from ase.build import molecule as build_molecule
 from ase.md.verlet import VelocityVerlet
+from numpy.testing import assert_allclose
 
 from phicalc import fields
+from phicalc.data.boxes import salt_water
 from phicalc.engines.ase import PhiCalculator
-from phicalc.errors import StructureError
+from phicalc.errors import StructureError, UnsupportedError
 from phicalc.serving.evaluation import Evaluator, conditions_of
-from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
+from phicalc.serving.model_file import LoadedModel, load_model, model_bytes, save_model
 from tests.reference_models import small_metadata, small_potential
 
 
@@ -274,3 +276,36 @@ def test_users_see_no_warnings(model_file):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert np.isfinite(float(done.stdout))
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+def test_a_float32_file_in_float64():
+    """Forces are differences of energies to far below single precision; the file stays as it is."""
+    path = "models/nacl-water.pt"
+    atoms = salt_water(8, 1, seed=0)
+    single = PhiCalculator(path, device="cpu").get_forces(atoms)
+    atoms.calc = PhiCalculator(model=path, device="cpu", default_dtype="float64")
+    forces = atoms.get_forces()
+    assert 1e-8 < np.abs(forces - single).max() < 1e-4
+    energies = []
+    for shift in (1e-4, -2e-4):
+        atoms.positions[3, 1] += shift
+        energies.append(atoms.get_potential_energy())
+    atoms.positions[3, 1] += 1e-4
+    assert (energies[1] - energies[0]) / 2e-4 == pytest.approx(forces[3, 1], abs=1e-6)
+    for copied in (copy.deepcopy(atoms.calc), pickle.loads(pickle.dumps(atoms.calc))):
+        assert_allclose(copied.get_forces(atoms), forces, rtol=0, atol=1e-12)
+    loaded = atoms.calc.models[0]
+    assert loaded.metadata.dtype == "float64"
+    again = PhiCalculator(loaded, device="cpu").get_forces(atoms)
+    assert_allclose(again, forces, rtol=0, atol=1e-12)
+
+
+def test_no_less_precision_than_a_file_has(tmp_path):
+    path = save_model(
+        small_potential(dtype="float64"), tmp_path / "model.pt", small_metadata(dtype="float64")
+    )
+    with pytest.raises(UnsupportedError, match=r'expected dtype None, "float64" .* got .float32.'):
+        PhiCalculator(path, device="cpu", default_dtype="float32")

@@ -6,26 +6,11 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.spatial.transform import Rotation
 
-from phicalc.nn.painn import Message, PaiNN, Update, neighbour_rows
+from phicalc.nn.painn import Message, PaiNN, Update
+from phicalc.nn.rows import neighbour_rows
+from tests.nn.graphs import CUTOFF, N, ones, random_graph
 
-F, K, N, CUTOFF = 6, 5, 7, 4.0
-
-
-def random_graph() -> tuple[torch.Tensor, torch.Tensor]:
-    """All pairs of N random atoms closer than the cutoff, sorted by receiver."""
-    torch.manual_seed(0)
-    positions = 2.5 * torch.rand(N, 3, dtype=torch.float64)
-    receiver, sender = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
-    edge_index = torch.stack([sender.flatten(), receiver.flatten()])
-    vectors = positions[edge_index[0]] - positions[edge_index[1]]
-    distance = vectors.norm(dim=1)
-    kept = (distance > 0) & (distance < CUTOFF)
-    return edge_index[:, kept], vectors[kept]
-
-
-def ones(edge_index: torch.Tensor) -> torch.Tensor:
-    """Gates of edges that are all there."""
-    return torch.ones(edge_index.shape[1], dtype=torch.float64)
+F, K = 6, 5
 
 
 def run_message(message: Message, scalars, vectors, edge_index, edge_vectors, block=N):
@@ -43,27 +28,6 @@ def test_blocks_of_atoms_change_nothing():
     blocks = run_message(message, scalars, vectors, edge_index, edge_vectors, block=3)
     for a, b in zip(whole, blocks, strict=True):
         assert_allclose(a.detach(), b.detach(), atol=1e-13)
-
-
-def test_rows_of_a_block_are_as_wide_as_its_widest():
-    edge_index, edge_vectors = random_graph()
-    sharp = edge_vectors.norm(dim=1) < 1.7  # from no neighbour to some
-    edge_index, edge_vectors = edge_index[:, sharp], edge_vectors[sharp]
-    counts = torch.bincount(edge_index[1], minlength=N)
-    rows = neighbour_rows(edge_index, edge_vectors, ones(edge_index), N, CUTOFF, 3)
-    assert counts.min() < counts.max()
-    assert rows.widths == [int(counts[block].max()) for block in rows.order.split(3)]
-    receivers = rows.order.repeat_interleave(
-        torch.tensor(rows.widths).repeat_interleave(torch.tensor(rows.atoms))
-    )
-    kept = rows.gates > 0
-    found = torch.stack([rows.order[rows.senders], receivers])[:, kept]
-    key = found[1] * N + found[0]
-    by_receiver = key.argsort()
-    expected = (edge_index[1] * N + edge_index[0]).argsort()
-    assert torch.equal(found[:, by_receiver], edge_index[:, expected])
-    assert torch.equal(rows.vectors[kept][by_receiver], edge_vectors[expected])
-    assert (rows.vectors[~kept].norm(dim=1) == CUTOFF).all()
 
 
 def test_atoms_that_start_alike_are_summed_as_one_kind():

@@ -6,6 +6,7 @@ from ase import Atoms
 from phicalc import fields
 from phicalc.data.graph import Graph, collate, graph_dict, to_graph
 from phicalc.model.config import (
+    DensityConfig,
     LocalChargesConfig,
     ModelConfig,
     PaiNNConfig,
@@ -25,6 +26,7 @@ ELEMENTS = [1, 6, 8, 11, 13, 17]
 BACKBONES = {
     "schnet": SchNetConfig(features=12, filters=12, layers=2, radial=12),
     "painn": PaiNNConfig(features=12, layers=2, radial=8),
+    "density": DensityConfig(features=12, layers=2, radial=8),
 }
 HEADS = {
     "no head": [],

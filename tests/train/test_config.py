@@ -34,6 +34,20 @@ def test_an_exponent_without_a_point_is_a_number(content, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "kind", "rate"),
+    [
+        ({}, "adamw", 1e-3),
+        ({"learning_rate": 5e-4}, "adamw", 5e-4),
+        ("soap", "soap", 3e-3),
+        ({"kind": "soap", "betas": [0.9, 0.95]}, "soap", 3e-3),
+    ],
+)
+def test_an_optimizer_is_a_kind_or_a_mapping(content, given, kind, rate):
+    optimizer = parse_config(content | {"optimizer": given}).optimizer
+    assert (optimizer.kind, optimizer.learning_rate) == (kind, rate)
+
+
+@pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("learning_rate", 1, r"^config: learning_rate: unknown key$"),
@@ -45,6 +59,13 @@ def test_an_exponent_without_a_point_is_a_number(content, tmp_path):
         ("schedule", {}, r"schedule\.kind: missing"),
         ("optimizer.learning_rate", float("nan"), r"optimizer\.learning_rate: expected .*finite"),
         ("optimizer.betas", [0.9, 1.0], r"optimizer\.betas\.1: expected less than 1, got 1\.0"),
+        ("optimizer", "adam", r"optimizer\.kind: expected one of 'adamw', 'soap', got 'adam'"),
+        ("optimizer.basis_steps", 5, r"optimizer\.basis_steps: unknown key"),
+        (
+            "optimizer",
+            {"kind": "soap", "betas": [2, 0]},
+            r"optimizer\.betas\.0: expected less than",
+        ),
         ("max_steps", 5, r"top level: expected exactly one of epochs and max_steps"),
         ("data.valid_fraction", 0.1, r"data: expected exactly one of valid and valid_fraction"),
         ("loss.weights", {"energy": 0, "forces": 0}, r"loss\.weights: expected at least one"),

@@ -20,7 +20,7 @@ SCRIPT = """
 import sys
 import torch
 from rich.console import Console
-from phicalc.train.config import load_config
+from phicalc.train.config import SOAPConfig, load_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.distributed import join_processes
 from phicalc.train.trainer import Trainer
@@ -37,6 +37,12 @@ for path in sys.argv[3:]:
         gradients = [p.grad for p in trainer.potential.parameters()]
         found[f"{config.model.dtype} {batch}"] = (loss, gradients)
     found[f"{config.model.dtype} valid"] = trainer.objective.evaluate(trainer.data.valid, 2)[0]
+config.optimizer = SOAPConfig(basis_steps=2)
+trainer = Trainer(config, load_training_data(config), processes, Console(quiet=True))
+for _ in range(3):
+    trainer.step()
+weights = torch.nn.utils.parameters_to_vector(trainer.potential.parameters()).detach()
+found["SOAP"] = [weights, processes.sum_(weights.clone()) - weights]  # of this process, the other
 if processes.is_first:
     torch.save(found, sys.argv[1])
 processes.leave()
@@ -88,6 +94,13 @@ def test_gradients_are_those_of_the_joint_batch(two_processes, quiet, dtype, tol
         assert (ours - theirs).norm() <= tolerance * ours.norm()
     loss, _ = trainer.objective.evaluate(trainer.data.valid, 2)
     assert found[f"{dtype} valid"] == pytest.approx(loss, rel=tolerance)
+
+
+def test_bases_of_all_processes_are_one(two_processes):
+    """Each process turns its own matrices; their weights are the same to the bit."""
+    own, other = two_processes[1]["SOAP"]
+    assert own.norm() > 0
+    assert torch.equal(own, other)
 
 
 def test_a_whole_run_of_two_processes_is_that_of_one(content, quiet, tmp_path):

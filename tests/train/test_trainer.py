@@ -53,9 +53,14 @@ def test_it_learns_a_tiny_set_by_heart(content, quiet):
     assert result.step == 150
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
-def test_a_run_resumes_bit_for_bit(content, quiet, tmp_path, monkeypatch, schedule):
+@pytest.mark.parametrize(
+    ("schedule", "optimizer"),
+    [("cosine", "adamw"), ("plateau", "adamw"), ("cosine", {"kind": "soap", "basis_steps": 2})],
+    ids=["cosine", "plateau", "SOAP"],
+)
+def test_a_run_resumes_bit_for_bit(content, quiet, tmp_path, monkeypatch, schedule, optimizer):
     content["schedule"] = {"kind": schedule, "warmup_steps": 2}
+    content["optimizer"] = optimizer
     whole = train(parse_config(content), console=quiet)
     original = Trainer.step
 
@@ -80,6 +85,13 @@ def test_a_run_resumes_bit_for_bit(content, quiet, tmp_path, monkeypatch, schedu
     assert [row | {"minutes": 0} for row in rows_of(whole)] == [
         row | {"minutes": 0} for row in rows_of(pieces)
     ]
+
+
+def test_a_run_goes_on_with_the_optimizer_that_it_began_with(content, quiet):
+    train(parse_config(content), console=quiet)
+    other = parse_config(content | {"optimizer": "soap", "epochs": 4})
+    with pytest.raises(ConfigError, match=r"optimizer\.kind: expected .* adamw, got soap; resume"):
+        train(other, resume=True, console=quiet)
 
 
 def test_the_callers_random_state_is_left_alone(config, quiet):
