@@ -66,7 +66,7 @@ class Driver:
         Names of `EXTRAS`, in a list or in one string: ``"dipole+BEC"``.
     frame
         Which structure of a file.
-    charge, field, device, skin, cache, threads
+    charge, field, device, skin, cache, threads, default_dtype
         As :class:`phicalc.PhiCalculator`'s.
 
     Raises
@@ -90,6 +90,7 @@ class Driver:
         skin: float = 1.0,
         cache: bool = True,
         threads: int | None = None,
+        default_dtype: str | None = None,
     ) -> None:
         self._atoms = _structure(structure, frame)
         self._calculator = PhiCalculator(
@@ -100,6 +101,7 @@ class Driver:
             field=field,
             cache=cache,
             threads=threads,
+            default_dtype=default_dtype,
         )
         self._threads = threads
         self._extras = _names(extras)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -296,3 +297,70 @@ def test_the_command_computes_until_the_server_is_done(tmp_path, water, address,
     output, errors = client.communicate(timeout=30)
     assert (client.returncode, errors) == (0, "")
     assert output == f"3 structures computed by {MODEL}\n"
+
+
+# --- what the page of documentation says --------------------------------------------------------
+
+PAGE = (ROOT / "md_examples" / "engines.md").read_text(encoding="utf-8")
+SECTION = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
+SECTION = next(text for text in SECTION if text.startswith("i-PI\n"))
+
+
+def block(mark):
+    return re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)[1]
+
+
+@pytest.fixture
+def documented(tmp_path, water, address, monkeypatch):
+    """A folder with the page's input, and the page's commands, under an address of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path / "bin"), ipi.SEARCHED]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    (tmp_path / "bin").mkdir()
+    phicalc = tmp_path / "bin" / "phicalc"
+    phicalc.write_text(f'#!/bin/sh\nexec {sys.executable} -m phicalc.cli "$@"\n')
+    phicalc.chmod(0o755)
+    (tmp_path / "model.pt").symlink_to(MODEL)
+    write(tmp_path / "water.xyz", water, format="extxyz")
+    (tmp_path / "input.xml").write_text(block("input.xml").replace("> water <", f"> {address} <"))
+
+    def commands(mark):
+        return (
+            block(mark)
+            .replace("--unix water", f"--unix {address}")
+            .replace("-a water", f"-a {address}")
+        )
+
+    return commands
+
+
+def test_the_pages_commands_run_its_input(tmp_path, documented, model, water):
+    done = subprocess.run(
+        ["sh", "-ec", documented("commands") + "wait\n"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"(\d+) structures computed by model.pt", done.stdout)
+    assert sum(map(int, counts)) == 4 * 5 and len(counts) == 2
+    energies = np.loadtxt(tmp_path / "run.energies")[:, 1]
+    water.calc = PhiCalculator(model)
+    assert energies[0] == pytest.approx(water.get_potential_energy(), abs=3e-4)
+
+
+def test_the_pages_way_through_i_pis_client(tmp_path, documented, address):
+    server = ipi.start(tmp_path)
+    wait_for(Path(f"/tmp/ipi_{address}"))
+    subprocess.run(
+        ["sh", "-ec", documented("i-PI's client")], timeout=120, check=True, capture_output=True
+    )
+    ipi.ended(server, tmp_path)
+
+
+def test_the_pages_way_inside_i_pi(tmp_path, documented):
+    file = ipi_driver.__file__
+    inside = block("inside").replace("(what phicalc ipi --path prints)", file)
+    text = (tmp_path / "input.xml").read_text()
+    text = re.sub(r"<ffsocket .*</ffsocket>", lambda _: inside, text)
+    (tmp_path / "input.xml").write_text(text)
+    ipi.ended(ipi.start(tmp_path), tmp_path)
+    assert len(np.loadtxt(tmp_path / "run.energies")) == 5
