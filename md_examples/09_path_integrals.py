@@ -111,7 +111,7 @@ def run(steps, address, folder):
     while server.poll() is None and len(energies(folder)) < 0.8 * steps:
         time.sleep(0.1)
     killed = len(energies(folder))
-    clients[0].kill()
+    clients[0].terminate()
     said = [client.communicate()[0] for client in clients]
     if server.wait() != 0:
         raise SystemExit((folder / "server.log").read_text()[-1000:])

@@ -7,7 +7,8 @@ so; of its transports UNIX sockets and TCP (shared memory: ``i-pi-driver-py --sh
 import re
 import socket
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +17,8 @@ from ase.calculators.socketio import IPIProtocol, SocketClosed
 from numpy.typing import NDArray
 
 from phicalc.engines.ipi import Answer, Driver
-from phicalc.errors import ServerError
+from phicalc.errors import ServerError, StoppedError
+from phicalc.machine.signals import Interrupted, stop_on_signals
 
 Array = NDArray[np.float64]
 
@@ -24,6 +26,8 @@ PREFIX = "/tmp/ipi_"
 """What i-PI puts before the name of a UNIX socket."""
 
 _PAUSE = 0.1  # s between attempts to connect
+_FAREWELL = 1.0  # s for the server to take notice of an end
+_CHUNK = 2**16  # bytes
 
 
 def serve(
@@ -59,13 +63,44 @@ def serve(
     ------
     ServerError
         No server there, or the connection broke before the server said that it is done.
+    StoppedError
+        SIGINT or SIGTERM, for which it ends at once.
     PhicalcError
         What the driver raises. The server gives its request to another client then.
     """
     address: Any = (host, port) if unix is None else prefix + unix
     family = socket.AF_INET if unix is None else socket.AF_UNIX
-    with closing(_connected(family, address, wait)) as connection:
-        return _Conversation(connection, driver).run()
+    with stop_on_signals() as stop, _leaving(_connected(family, address, wait)) as connection:
+        conversation = _Conversation(connection, driver)
+        try:
+            with stop.interrupting():
+                conversation.run()
+        except Interrupted:
+            assert stop.name is not None
+            raise StoppedError(
+                f"ended by {stop.name} after {conversation.count} structures; i-PI goes on with "
+                "its other clients",
+                stop.name,
+            ) from None
+        return conversation.count
+
+
+@contextmanager
+def _leaving(connection: socket.socket) -> Iterator[socket.socket]:
+    """A connection that ends without unread data, however it ends.
+
+    i-PI 3.3 takes a client that leaves so for gone and gives its work to another; one that leaves
+    something unread resets the connection, and the server waits for ever.
+    """
+    with closing(connection):
+        try:
+            yield connection
+        finally:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(_FAREWELL)
+                while connection.recv(_CHUNK):
+                    pass
 
 
 def _connected(family: socket.AddressFamily, address: Any, wait: float) -> socket.socket:
@@ -107,7 +142,13 @@ class _Protocol(IPIProtocol):
 
 
 class _Conversation:
-    """What server and client say to each other, from the client's side."""
+    """What server and client say to each other, from the client's side.
+
+    Attributes
+    ----------
+    count
+        How many structures were computed.
+    """
 
     def __init__(self, connection: socket.socket, driver: Driver) -> None:
         self._protocol = _Protocol(connection)
@@ -115,9 +156,9 @@ class _Conversation:
         self._initialised = False
         self._batch_size = 1
         self._answers: list[Answer] | None = None
-        self._count = 0
+        self.count = 0
 
-    def run(self) -> int:
+    def run(self) -> None:
         """Answer until the server says EXIT."""
         try:
             message = self._protocol.recvmsg()
@@ -125,17 +166,16 @@ class _Conversation:
                 message = self._answer(message)
         except (SocketClosed, ConnectionError) as error:
             raise ServerError(
-                f"the i-PI server broke the connection after {self._count} structures; its own "
+                f"the i-PI server broke the connection after {self.count} structures; its own "
                 "output says why"
             ) from error
-        return self._count
 
     def _answer(self, message: str) -> str:
         """Do what the server says; returns what it says next."""
         if message == "POSDATA":
             structures = self._receive()
-            # The server asks on at once, and we read that before we compute: i-PI 3.3 takes a
-            # killed client for gone, and its work to another, only if it left nothing unread.
+            # The server asks on at once, and that is read before anything is computed: what is
+            # killed while it computes leaves nothing unread (see _leaving)
             following: str = self._protocol.recvmsg()
             self._answers = self._compute(*structures)
             return following
@@ -175,7 +215,7 @@ class _Conversation:
         return cells[:, 0], self._protocol.recv((size, number, 3), np.float64)
 
     def _compute(self, cells: Array, positions: Array) -> list[Answer]:
-        self._count += len(cells)
+        self.count += len(cells)
         if len(cells) == 1:
             return [self._driver(cells[0], positions[0])]
         answers: list[Answer] = self._driver(list(cells), list(positions))

@@ -23,6 +23,7 @@ from phicalc.data.boxes import water_box
 from phicalc.engines import ipi_driver
 from phicalc.engines.ipi import Driver
 from phicalc.engines.ipi_client import serve
+from phicalc.errors import StructureError
 from phicalc.serving.model_file import load_model
 from tests.engines import ipi_server as ipi
 
@@ -49,7 +50,24 @@ def water():
 @pytest.fixture
 def address(tmp_path):
     """A name that no other test's server has."""
-    return f"phicalc-test-{os.getpid()}-{tmp_path.name[-12:]}"
+    name = f"phicalc-test-{os.getpid()}-{tmp_path.name[-12:]}"
+    yield name
+    Path(f"/tmp/ipi_{name}").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def start():
+    """Start a server; none outlives its test."""
+    started = []
+
+    def run(folder):
+        started.append(ipi.start(folder))
+        return started[-1]
+
+    yield run
+    for server in started:
+        server.kill()
+        server.wait()
 
 
 def compute(drivers, address, wait=30.0):
@@ -90,10 +108,10 @@ def is_what_the_calculator_says(folder, water, calculator, beads=1, prefix="out"
     "options",
     ["", "<consolidate_messages> False </consolidate_messages>", "<batch_size> 4 </batch_size>"],
 )
-def test_path_integrals_over_two_clients(tmp_path, water, model, address, options):
+def test_path_integrals_over_two_clients(tmp_path, water, model, address, options, start):
     """With status messages between and without, and in batches: i-PI hears the same."""
     ipi.write_input(tmp_path, water, ipi.unix(address, options), beads=4)
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     counts = compute([Driver(model, water), Driver(model, water)], address)
     ipi.ended(server, tmp_path)
     assert sum(counts) >= 4 * 5
@@ -101,7 +119,7 @@ def test_path_integrals_over_two_clients(tmp_path, water, model, address, option
     assert np.ptp(found["conserved"]) < 0.05 * np.ptp(found["potential"])
 
 
-def test_one_client_over_tcp(tmp_path, water, model):
+def test_one_client_over_tcp(tmp_path, water, model, start):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -110,16 +128,16 @@ def test_one_client_over_tcp(tmp_path, water, model):
         f"<port> {port} </port> </ffsocket>"
     )
     ipi.write_input(tmp_path, water, forcefield, steps=2)
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     assert serve(Driver(model, water), host="localhost", port=port, wait=30.0) == 3
     ipi.ended(server, tmp_path)
     is_what_the_calculator_says(tmp_path, water, PhiCalculator(model))
 
 
-def test_the_cell_follows_the_pressure(tmp_path, water, model, address):
+def test_the_cell_follows_the_pressure(tmp_path, water, model, address, start):
     """i-PI's stress is −σ + kinetic part; its cell changes in shape and we follow it."""
     ipi.write_input(tmp_path, water, ipi.unix(address), ipi.stress(water.cell, [1, 2, 3]), steps=8)
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     calculator = PhiCalculator(model)
     compute([Driver(model, water)], address)
     ipi.ended(server, tmp_path)
@@ -145,9 +163,9 @@ def structure_file(tmp_path, water):
     return tmp_path / "water.xyz"
 
 
-def test_i_pis_own_client_loads_the_driver(tmp_path, water, model, address, structure_file):
+def test_i_pis_own_client_loads_the_driver(tmp_path, water, model, address, structure_file, start):
     ipi.write_input(tmp_path, water, ipi.unix(address), steps=2)
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     wait_for(Path(f"/tmp/ipi_{address}"))
     client = own_client(address, f"{MODEL},{structure_file},device=cpu,threads=1")
     output = client.communicate(timeout=60)[0]
@@ -175,7 +193,7 @@ def own_client(address, options):
 
 
 @pytest.mark.parametrize("batch", ["", "<batch_size> 2 </batch_size>"])
-def test_the_driver_inside_i_pi(tmp_path, water, model, structure_file, batch):
+def test_the_driver_inside_i_pi(tmp_path, water, model, structure_file, batch, start):
     forcefield = f"""
     <ffdirect name='phi' pbc='false'>
       <pes> custom </pes> <pes_path> {ipi_driver.__file__} </pes_path> {batch}
@@ -184,12 +202,12 @@ def test_the_driver_inside_i_pi(tmp_path, water, model, structure_file, batch):
       </parameters>
     </ffdirect>"""
     ipi.write_input(tmp_path, water, forcefield, ipi.NVT, beads=2, steps=2)
-    ipi.ended(ipi.start(tmp_path), tmp_path)
+    ipi.ended(start(tmp_path), tmp_path)
     is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), beads=2)
 
 
 def test_a_field_through_born_charges_moves_atoms_as_the_models_own_field(
-    tmp_path, water, model, address
+    tmp_path, water, model, address, start
 ):
     """i-PI's driven dynamics: its force is BEC @ E, ours the derivative of the energy in E."""
     field = [0.004, -0.002, 0.006]  # V/Å: the response to more is not linear
@@ -203,7 +221,7 @@ def test_a_field_through_born_charges_moves_atoms_as_the_models_own_field(
         folder.mkdir()
         properties = "step, dipole" if name == "i-PI's" else "step"
         ipi.write_input(folder, water, ipi.unix(address), motion, steps=10, properties=properties)
-        server = ipi.start(folder)
+        server = start(folder)
         compute([driver], address)
         ipi.ended(server, folder)
         ends[name] = ipi.last_positions(folder)
@@ -217,10 +235,10 @@ def test_a_field_through_born_charges_moves_atoms_as_the_models_own_field(
     assert_allclose(dipoles[-1], expected, atol=1e-5)
 
 
-def test_replica_exchange(tmp_path, water, model, address):
+def test_replica_exchange(tmp_path, water, model, address, start):
     """Two temperatures over two clients; each system's energies are ours of its positions."""
     ipi.write_replicas(tmp_path, water, ipi.unix(address), [300, 600])
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     compute([Driver(model, water), Driver(model, water)], address)
     ipi.ended(server, tmp_path)
     swaps = np.loadtxt(tmp_path / "out.remd_idx", ndmin=2)
@@ -251,31 +269,90 @@ def command(address, structure_file):
     )
 
 
-def test_a_run_goes_on_when_one_of_its_clients_is_killed(
-    tmp_path, water, model, address, structure_file
+SLOW = """
+import sys, time
+from pathlib import Path
+from phicalc.engines.ipi import Driver
+from phicalc.engines.ipi_client import serve
+from phicalc.errors import StructureError
+
+class Slow(Driver):
+    calls = 0
+    def __call__(self, cell, positions):
+        Slow.calls += 1
+        if Slow.calls == 6:
+            Path("asleep").touch()
+            time.sleep(600)
+        return super().__call__(cell, positions)
+
+serve(Slow(sys.argv[1], sys.argv[2], device="cpu"), unix=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "options"),
+    [
+        (signal.SIGKILL, ""),
+        (signal.SIGKILL, "<batch_size> 4 </batch_size>"),
+        (signal.SIGTERM, "<batch_size> 4 </batch_size>"),
+    ],
+)
+def test_a_run_goes_on_when_a_client_is_killed_while_it_computes(
+    tmp_path, water, model, address, structure_file, start, end, options
+):
+    """Before the other has come, so that all its work is left behind."""
+    ipi.write_input(tmp_path, water, ipi.unix(address, options), beads=4, steps=10)
+    server = start(tmp_path)
+    victim = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(MODEL), str(structure_file), address],
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(tmp_path / "asleep")
+    victim.send_signal(end)
+    assert victim.wait(10) != 0
+    (count,) = compute([Driver(model, water)], address)
+    ipi.ended(server, tmp_path)
+    assert 20 <= count < 4 * 11
+    assert len(is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), 4)["step"]) == 11
+
+
+def test_a_run_goes_on_when_a_client_is_ended_at_any_time(
+    tmp_path, water, model, address, structure_file, start
 ):
     ipi.write_input(tmp_path, water, ipi.unix(address), beads=4, steps=40)
     victim = command(address, structure_file)
-    server = ipi.start(tmp_path)
-    wait_for(Path(f"/tmp/ipi_{address}"))
+    server = start(tmp_path)
     table = tmp_path / "out.properties"
     wait_for(table)
     while table.read_text().count("\n") < 12:  # a few steps by the victim alone
         time.sleep(0.02)
-    killer = threading.Timer(1.0, victim.send_signal, [signal.SIGKILL])
-    killer.start()
+    victim.terminate()
+    errors = victim.communicate(timeout=30)[1]
+    assert victim.returncode == 128 + signal.SIGTERM
+    assert errors.startswith("error: ended by SIGTERM after ") and errors.count("\n") == 1
     (count,) = compute([Driver(model, water)], address)
-    killer.join()
     ipi.ended(server, tmp_path)
-    assert victim.wait(10) == -signal.SIGKILL
-    victim.communicate()
     assert 40 < count < 4 * 41
     assert len(is_what_the_calculator_says(tmp_path, water, PhiCalculator(model), 4)["step"]) == 41
 
 
-def test_a_server_that_is_killed_is_missed_by_its_client(tmp_path, water, address, structure_file):
+def test_a_run_goes_on_when_a_client_has_the_wrong_structure(
+    tmp_path, water, model, address, start
+):
+    ipi.write_input(tmp_path, water, ipi.unix(address), steps=2)
+    server = start(tmp_path)
+    with pytest.raises(StructureError, match=r"expected the 3 atoms of the structure .*, got 9"):
+        serve(Driver(model, water[:3]), unix=address, wait=30.0)
+    assert compute([Driver(model, water)], address) == [3]
+    ipi.ended(server, tmp_path)
+
+
+def test_a_server_that_is_killed_is_missed_by_its_client(
+    tmp_path, water, address, structure_file, start
+):
     ipi.write_input(tmp_path, water, ipi.unix(address), steps=100000)
-    server = ipi.start(tmp_path)
+    server = start(tmp_path)
     client = command(address, structure_file)
     table = tmp_path / "out.properties"
     wait_for(table)
@@ -287,13 +364,14 @@ def test_a_server_that_is_killed_is_missed_by_its_client(tmp_path, water, addres
     assert client.returncode == 2
     assert errors.startswith("error: the i-PI server broke the connection after ")
     assert errors.count("\n") == 1
-    Path(f"/tmp/ipi_{address}").unlink(missing_ok=True)
 
 
-def test_the_command_computes_until_the_server_is_done(tmp_path, water, address, structure_file):
+def test_the_command_computes_until_the_server_is_done(
+    tmp_path, water, address, structure_file, start
+):
     ipi.write_input(tmp_path, water, ipi.unix(address), steps=2)
     client = command(address, structure_file)
-    ipi.ended(ipi.start(tmp_path), tmp_path)
+    ipi.ended(start(tmp_path), tmp_path)
     output, errors = client.communicate(timeout=30)
     assert (client.returncode, errors) == (0, "")
     assert output == f"3 structures computed by {MODEL}\n"
@@ -347,8 +425,8 @@ def test_the_pages_commands_run_its_input(tmp_path, documented, model, water):
     assert energies[0] == pytest.approx(water.get_potential_energy(), abs=3e-4)
 
 
-def test_the_pages_way_through_i_pis_client(tmp_path, documented, address):
-    server = ipi.start(tmp_path)
+def test_the_pages_way_through_i_pis_client(tmp_path, documented, address, start):
+    server = start(tmp_path)
     wait_for(Path(f"/tmp/ipi_{address}"))
     subprocess.run(
         ["sh", "-ec", documented("i-PI's client")], timeout=120, check=True, capture_output=True
@@ -356,11 +434,11 @@ def test_the_pages_way_through_i_pis_client(tmp_path, documented, address):
     ipi.ended(server, tmp_path)
 
 
-def test_the_pages_way_inside_i_pi(tmp_path, documented):
+def test_the_pages_way_inside_i_pi(tmp_path, documented, start):
     file = ipi_driver.__file__
     inside = block("inside").replace("(what phicalc ipi --path prints)", file)
     text = (tmp_path / "input.xml").read_text()
     text = re.sub(r"<ffsocket .*</ffsocket>", lambda _: inside, text)
     (tmp_path / "input.xml").write_text(text)
-    ipi.ended(ipi.start(tmp_path), tmp_path)
+    ipi.ended(start(tmp_path), tmp_path)
     assert len(np.loadtxt(tmp_path / "run.energies")) == 5
