@@ -20,13 +20,15 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, ipi, predict, simulate
-from phicalc.cli.arguments import Device, complain, complain_in_words, warn
+from phicalc.cli.arguments import complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
+from phicalc.cli.options import OptionsOf, command
 from phicalc.errors import ConfigError, PhicalcError, status_of_signal
 from phicalc.machine.files import file_sha256
 
 if TYPE_CHECKING:
     from phicalc.bench.report import BenchResult
+    from phicalc.cli.evaluation import Batches, Threaded
     from phicalc.serving.metadata import ModelMetadata
 
 
@@ -135,10 +137,11 @@ def train(
         raise typer.Exit(status_of_signal(result.stopped_by))
 
 
-@app.command("eval")
+@command(app, "eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file, or a training checkpoint.")],
     data: Annotated[Path, typer.Argument(help="Structures with labels: extxyz(.gz) or ASE's.")],
+    evaluation: Annotated["Batches", OptionsOf("phicalc.cli.evaluation")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory for errors.json and parity.png."),
@@ -150,8 +153,6 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Column of a label, as energy=REF_energy; may be repeated."),
     ] = None,
-    device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
     """Errors of a model on labelled structures, per property and element.
 
@@ -181,8 +182,8 @@ def evaluate(
             output,
             skip=skip or (),
             keys=keys,
-            device=device,
-            batch_size=batch_size,
+            device=evaluation.device,
+            batch_size=evaluation.batch_size,
             advance=advance,
         )
     console.print(error_table(result))
@@ -331,9 +332,10 @@ def _reference_facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
         )
 
 
-@app.command()
+@command(app)
 def bench(
     model: Annotated[Path, typer.Argument(help="Model file that knows H and O.")],
+    evaluation: Annotated["Threaded", OptionsOf("phicalc.cli.evaluation")],
     size: Annotated[
         list[int] | None, typer.Option("--size", "-n", min=3, help="Atoms in a box; repeatable.")
     ] = None,
@@ -341,8 +343,6 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, callback=finite, help="Longest time spent on a box.")
     ] = 60.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    device: Device = "auto",
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory for bench.json and bench.png."),
@@ -359,7 +359,7 @@ def bench(
     from phicalc.machine.device import resolve_device
     from phicalc.serving.metadata import read_metadata
 
-    resolve_device(device)
+    resolve_device(evaluation.device)
     read_metadata(model)  # both before a folder is made
     console = Console(highlight=False)
     output.mkdir(parents=True, exist_ok=True)
@@ -369,8 +369,8 @@ def bench(
             tuple(size or DEFAULT_SIZES),
             steps=steps,
             seconds=seconds,
-            device=device,
-            threads=threads,
+            device=evaluation.device,
+            threads=evaluation.threads,
             progress=lambda box: console.print(
                 f"{box.atoms} atoms: {box.steps_per_second:.1f} steps/s, {box.peak_memory:.0f} MB"
             ),
