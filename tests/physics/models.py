@@ -16,7 +16,7 @@ ELEMENTS = [1, 6, 8, 11, 13, 17]
 BACKBONES = {
     "schnet": SchNetConfig(features=12, filters=12, layers=2, radial=12),
     "painn": PaiNNConfig(features=12, layers=2, radial=8),
-    "density": DensityConfig(features=12, layers=2, radial=8),
+    "density": DensityConfig(features=16, layers=2, radial=10),
 }
 FED_BACK = {
     "phi feedback": "phi",
