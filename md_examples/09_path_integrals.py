@@ -1,4 +1,4 @@
-"""Water with quantum nuclei: i-PI moves 8 beads, two clients compute them, one of which dies.
+"""Water with quantum nuclei: i-PI moves 8 beads, and two clients compute them.
 
     pip install ipi
     python md_examples/09_path_integrals.py [--steps 300] [--output md_examples/output]
@@ -9,10 +9,11 @@ Writes i-PI's input, starts its server and two clients, as one would in three te
     phicalc ipi model.pt water.xyz --unix NAME --threads 1
     phicalc ipi model.pt water.xyz --unix NAME --threads 1
 
-Near the end one client is killed: the other takes over its beads, and the run goes on. A proton in
-water has some 145 meV of kinetic energy, not the 39 meV of a classical one: its zero point. Eight
-beads would give little more than three quarters of that; the Suzuki-Chin factorisation, whose
-error is of fourth order in the length of an imaginary time step, needs no more than them.
+Near the end one client is ended (`kill`): the other takes its beads over, and the run goes on. A
+proton in water has some 145 meV of kinetic energy, not the 39 meV of a classical one: its zero
+point. Eight beads would give little more than three quarters of that; the Suzuki-Chin
+factorisation, whose error is of fourth order in the length of an imaginary time step, needs no more
+than them.
 
 A box of 8 molecules for a tenth of a picosecond: enough for an energy that the stiffest
 vibrations dominate, not for the liquid's structure. Leaves input.xml, init.xyz, water.xyz,
@@ -92,30 +93,31 @@ def prepare(steps, address, folder):
 
 
 def run(steps, address, folder):
-    """The server and its two clients; returns what each client said, and when one was killed."""
+    """The server and its two clients; returns what each client said, and when one was ended."""
     for old in folder.glob("run.*"):
         old.unlink()
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [shutil.which("i-pi", path=places), "input.xml"], cwd=folder, stdout=log, stderr=log
-        )
+    log = (folder / "server.log").open("w")
+    server = subprocess.Popen(
+        [shutil.which("i-pi", path=places), "input.xml"], cwd=folder, stdout=log, stderr=log
+    )
     command = [sys.executable, "-m", "phicalc.cli", "ipi", str(MODEL), "water.xyz"]
     clients = [
         subprocess.Popen(
             [*command, "--unix", address, "--threads", "1", "--device", "cpu"],
-            cwd=folder, stdout=subprocess.PIPE, text=True,
+            cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True,
         )
         for _ in range(2)
     ]  # fmt: skip
     while server.poll() is None and len(energies(folder)) < 0.8 * steps:
         time.sleep(0.1)
-    killed = len(energies(folder))
+    ended = len(energies(folder))
     clients[0].terminate()
     said = [client.communicate()[0] for client in clients]
+    log.close()
     if server.wait() != 0:
         raise SystemExit((folder / "server.log").read_text()[-1000:])
-    return said, killed
+    return said, ended
 
 
 def energies(folder):
@@ -127,7 +129,7 @@ def energies(folder):
     return np.array(rows, dtype=float).reshape(-1, 5)
 
 
-def plot(table, killed, path):
+def plot(table, ended, path):
     """Kinetic energy per proton as the run goes, and its running mean."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -139,7 +141,7 @@ def plot(table, killed, path):
     axes.axhspan(*PUBLISHED, color="tab:green", alpha=0.2, label="published, 300 K")
     classical = 1.5 * units.kB * TEMPERATURE * 1e3
     axes.axhline(classical, color="black", linestyle=":", label="classical")
-    axes.axvline(table[min(killed, len(table) - 1), 0], color="tab:red", label="a client is killed")
+    axes.axvline(table[min(ended, len(table) - 1), 0], color="tab:red", label="a client is ended")
     axes.set(xlabel="time / fs", ylabel="kinetic energy / meV", ylim=(0, None))
     axes.legend(loc="lower right", ncols=2, fontsize="small")
     figure.savefig(path, dpi=110)
@@ -152,16 +154,16 @@ def main(steps: int, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     address = f"phicalc-{os.getpid()}"
     prepare(steps, address, output)
-    said, killed = run(steps, address, output)
+    said, ended = run(steps, address, output)
     table = energies(output)
-    print(f"client 1 was killed after {killed} of {steps} steps")
+    print(f"client 1 was ended after {ended} of {steps} steps")
     print(f"client 2: {re.search(r'[0-9]+ structures', said[1])[0]}")
     judged = table[len(table) // 3 :]
     print(f"{len(table)} steps at {judged[:, 2].mean():.0f} K")
     for element, column, number in (("H", 3, 2 * MOLECULES), ("O", 4, MOLECULES)):
         print(f"kinetic energy of {element}: {judged[:, column].mean() / number:.1f} meV")
     print(f"published for H: {PUBLISHED[0]} to {PUBLISHED[1]} meV")
-    plot(table, killed, output / "path-integrals.png")
+    plot(table, ended, output / "path-integrals.png")
     print(f"wrote run.energies and path-integrals.png to {output}")
 
 

@@ -246,3 +246,16 @@ def test_predict_many(run):
         np.testing.assert_allclose(again.get_forces(), frame.get_forces(), atol=1e-5)
         np.testing.assert_allclose(again.get_dipole_moment(), frame.get_dipole_moment(), atol=1e-6)
     assert is_picture(output / "predict.png")
+
+
+def test_path_integrals(run):
+    pytest.importorskip("ipi", reason="i-PI is not installed")
+    output, text = run("09_path_integrals.py", "--steps", "30")
+
+    assert number(r"(\d+) steps at", text) == 31
+    assert 24 <= number(r"client 1 was ended after (\d+) of 30 steps", text) <= 31
+    assert number(r"client 2: (\d+) structures", text) > 100
+    # a classical proton has 39 meV, and eight beads without the fourth order some 115
+    assert 125 < number(r"kinetic energy of H: ([\d.]+) meV", text) < 165
+    assert 39 < number(r"kinetic energy of O: ([\d.]+) meV", text) < 75
+    assert is_picture(output / "path-integrals.png")

@@ -1,22 +1,15 @@
 """``phicalc ipi``: a client that computes for an i-PI server."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phicalc.cli.arguments import (
-    Charge,
-    Committee,
-    Device,
-    Field,
-    Frame,
-    Model,
-    Structure,
-    Threads,
-    say,
-)
+from phicalc.cli.arguments import Model, StructureFile, say
+from phicalc.cli.options import OptionsOf, command
 from phicalc.errors import ConfigError
+
+if TYPE_CHECKING:
+    from phicalc.cli.evaluation import StructureInCommittee
 
 commands = typer.Typer()
 
@@ -29,10 +22,11 @@ def _show_path(wanted: bool) -> None:
         raise typer.Exit
 
 
-@commands.command()
+@command(commands)
 def ipi(
     model: Model,
-    structure: Structure,
+    structure: StructureFile,
+    evaluation: Annotated["StructureInCommittee", OptionsOf("phicalc.cli.evaluation")],
     unix: Annotated[
         str | None, typer.Option(help="The server's UNIX socket, by its <address>; or --port.")
     ] = None,
@@ -45,12 +39,6 @@ def ipi(
     extras: Annotated[
         str, typer.Option(help='What else i-PI is told: of "dipole,BEC,charges".')
     ] = "",
-    frame: Frame = 0,
-    charge: Charge = None,
-    field: Field = None,
-    committee: Committee = None,
-    device: Device = "auto",
-    threads: Threads = None,
     path: Annotated[
         bool,
         typer.Option(
@@ -77,16 +65,15 @@ def ipi(
     from phicalc.engines.ipi import Driver
     from phicalc.engines.ipi_client import serve
 
-    models: list[str | Path] = [model, *(committee or [])]
     driver = Driver(
-        models,
+        [model, *evaluation.further_models],
         structure,
         extras=extras,
-        frame=frame,
-        charge=charge,
-        field=field,
-        device=device,
-        threads=threads,
+        frame=evaluation.frame,
+        charge=evaluation.charge,
+        field=evaluation.field,
+        device=evaluation.device,
+        threads=evaluation.threads,
     )
     count = serve(driver, unix=unix, host=host, port=port, prefix=prefix, wait=wait)
     say(f"{count} structures computed by {model}")

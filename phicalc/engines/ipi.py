@@ -65,7 +65,7 @@ class Driver:
     extras
         Names of `EXTRAS`, in a list or in one string: ``"dipole+BEC"``.
     frame
-        Which structure of a file.
+        Which structure of a file, by default the last.
     charge, field, device, skin, cache, threads, default_dtype
         As :class:`phicalc.PhiCalculator`'s.
 
@@ -83,7 +83,7 @@ class Driver:
         structure: Atoms | str | Path,
         *,
         extras: str | Sequence[str] = (),
-        frame: int = 0,
+        frame: int = -1,
         charge: float | None = None,
         field: Sequence[float] | None = None,
         device: str = "auto",

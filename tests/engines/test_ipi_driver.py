@@ -54,7 +54,7 @@ def asked(driver, atoms):
 @pytest.fixture
 def files(tmp_path):
     """A model file and a structure file."""
-    (tmp_path / "model.pt").write_bytes(served("formal").data)
+    (tmp_path / "model.pt").write_bytes(served("phi-coulomb").data)
     write(tmp_path / "salt.xyz", skewed(), format="extxyz")
     return tmp_path / "model.pt", tmp_path / "salt.xyz"
 
@@ -105,7 +105,7 @@ def test_a_slab_has_no_virial_rather_than_none_at_all():
     assert np.isnan(asked(Driver(lennard_jones_model(), atoms), atoms).virial).all()
 
 
-@pytest.mark.parametrize(("kind", "heads"), [("bulk", "formal"), ("molecule", "qeq")])
+@pytest.mark.parametrize(("kind", "heads"), [("bulk", "phi-coulomb"), ("molecule", "qeq")])
 def test_born_charges_are_the_derivative_of_the_dipole(kind, heads):
     """In the layout of i-PI's driven dynamics: the force in a field E is BEC @ E, (3N,)."""
     atoms = skewed() if kind == "bulk" else molecule("H2O")
@@ -151,7 +151,7 @@ def test_charge_and_field_are_those_of_the_calculator():
 @pytest.mark.parametrize("extras", ["", "dipole"])
 def test_a_batch_is_one_by_one(extras):
     """Of a committee, in cells of their own."""
-    models = [served("formal"), served("formal", seed=1)]
+    models = [served("phi-coulomb"), served("phi-coulomb", seed=1)]
     driver = Driver(models, skewed(), extras=extras)
     frames = []
     for seed in range(3):
@@ -202,7 +202,7 @@ def test_files_that_are_missing_or_not_there_are_named(files, tmp_path):
 
 def test_other_atoms_than_the_structures_are_refused():
     atoms = skewed()
-    driver = Driver(served("formal"), atoms)
+    driver = Driver(served("phi-coulomb"), atoms)
     with pytest.raises(StructureError, match=r"expected the 4 atoms of the structure .*, got 3"):
         driver(atoms.cell.array, atoms.positions[:3])
 
@@ -210,10 +210,10 @@ def test_other_atoms_than_the_structures_are_refused():
 def test_what_the_structure_is_given_by_stays_as_it_was():
     atoms = skewed()
     before = atoms.copy()
-    asked(Driver(served("formal"), atoms), atoms.copy() * (1, 1, 1))
+    asked(Driver(served("phi-coulomb"), atoms), atoms.copy() * (1, 1, 1))
     asked_for = atoms.copy()
     asked_for.rattle(0.1, seed=3)
-    asked(Driver(served("formal"), atoms), asked_for)
+    asked(Driver(served("phi-coulomb"), atoms), asked_for)
     assert atoms == before and atoms.calc is None
 
 
@@ -271,7 +271,7 @@ def test_a_mistake_in_a_step_ends_i_pi_by_one_line(files):
 
 
 def test_a_server_that_is_not_there_is_missed(tmp_path, monkeypatch):
-    driver = Driver(served("formal"), skewed())
+    driver = Driver(served("phi-coulomb"), skewed())
     with pytest.raises(ServerError, match=r"got none .*; start it first"):
         serve(driver, unix="x", prefix=str(tmp_path) + "/", wait=0.3)
 
@@ -284,7 +284,7 @@ def test_a_server_that_is_not_there_is_missed(tmp_path, monkeypatch):
 
 
 def test_a_name_that_is_no_host_is_said_at_once():
-    driver = Driver(served("formal"), skewed())
+    driver = Driver(served("phi-coulomb"), skewed())
     with pytest.raises(ServerError, match=r"expected an i-PI server at no\.such\.host\.invalid:1"):
         serve(driver, host="no.such.host.invalid", port=1)
 
@@ -326,7 +326,7 @@ def message(text):
 def test_a_server_that_fails_is_named(tmp_path, parts, error, words):
     server = Server(tmp_path)
     server.say(*parts)
-    driver = Driver(served("formal"), skewed())
+    driver = Driver(served("phi-coulomb"), skewed())
     with pytest.raises(error, match=words):
         serve(driver, unix="s", prefix=str(tmp_path) + "/")
     server.socket.close()
