@@ -46,8 +46,9 @@ ARGUMENTS = {
     "train": ("none.yaml",),
     "info": ("none.pt",),
     "ablate": ("none.yaml",),
+    "ipi": ("MODEL", "CRYSTAL.xyz", "--unix", "nobody-listens", "--wait", "0"),
 }
-ANY_TEXT = {"description", "licence", "data_licence", "rows"}
+ANY_TEXT = {"description", "licence", "data_licence", "rows", "prefix"}
 """Options that may say anything, or whose values are checked against a file."""
 
 SETTING = {"every": "_every", "properties": "propert", "born_file": "BORN"}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phicalc.cli.arguments import Model, StructureFile, say
+from phicalc.cli.mistakes import finite
 from phicalc.cli.options import OptionsOf, command
 from phicalc.errors import ConfigError
 
@@ -30,11 +31,14 @@ def ipi(
     unix: Annotated[
         str | None, typer.Option(help="The server's UNIX socket, by its <address>; or --port.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Where the server runs.")] = "localhost",
+    host: Annotated[
+        str | None, typer.Option(help="Where the server runs; by default, here.")
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its <port>.")] = None,
     prefix: Annotated[str, typer.Option(help="Of UNIX sockets' files.")] = "/tmp/ipi_",
     wait: Annotated[
-        float, typer.Option(min=0.0, help="Seconds to wait for a server that starts.")
+        float,
+        typer.Option(min=0.0, callback=finite, help="Seconds to wait for a server that starts."),
     ] = 10.0,
     extras: Annotated[
         str, typer.Option(help='What else i-PI is told: of "dipole,BEC,charges".')
@@ -60,8 +64,13 @@ def ipi(
       phicalc ipi model.pt water.xyz --host node7 --port 31415
       i-pi-driver-py -u -a water -m custom -P $(phicalc ipi --path) -o model.pt,water.xyz
     """
-    if (unix is None) == (port is None):
-        raise ConfigError("expected a server as --unix NAME or --port P, one of them; see --help")
+    given = {"--unix": unix, "--host": host, "--port": port}
+    names = [name for name, value in given.items() if value is not None]
+    if names not in (["--unix"], ["--port"], ["--host", "--port"]):
+        raise ConfigError(
+            "expected a server as --unix NAME, or as --port P with or without --host H, got "
+            f"{' and '.join(names) or 'none'}"
+        )
     from phicalc.engines.ipi import Driver
     from phicalc.engines.ipi_client import serve
 
@@ -75,5 +84,5 @@ def ipi(
         device=evaluation.device,
         threads=evaluation.threads,
     )
-    count = serve(driver, unix=unix, host=host, port=port, prefix=prefix, wait=wait)
+    count = serve(driver, unix=unix, host=host or "localhost", port=port, prefix=prefix, wait=wait)
     say(f"{count} structures computed by {model}")

@@ -124,7 +124,8 @@ def _connected(family: socket.AddressFamily, address: Any, wait: float) -> socke
 
 
 def _no_server(address: Any, error: OSError) -> str:
-    place = address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+    tcp = not isinstance(address, str)
+    place = f"{address[0]}:{address[1]}" if tcp else f"UNIX socket {address}"
     remedy = "start it first, `i-pi input.xml`, with this address in its <ffsocket>"
     try:
         metadata.version("ipi")

@@ -355,8 +355,9 @@ def test_the_command_prints_the_file_of_the_driver():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ((), "expected a server as --unix NAME or --port P"),
-        (("--unix", "a", "--port", "1"), "expected a server as --unix NAME or --port P"),
+        ((), "expected a server as --unix NAME, or as --port P with or without --host H, got none"),
+        (("--unix", "a", "--port", "1"), "got --unix and --port"),
+        (("--host", "a"), "got --host"),
         (("--unix", "nobody-listens", "--wait", "0"), "/tmp/ipi_nobody-listens, got none"),
         (("--unix", "a", "--extras", "spin"), "expected extras of dipole, BEC, charges"),
     ],
