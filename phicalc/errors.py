@@ -63,6 +63,10 @@ class SimulationError(PhicalcError):
     exit_status = 4
 
 
+class ServerError(PhicalcError):
+    """A server of an MD engine that is not there, or that went away."""
+
+
 class UnusedWarning(UserWarning):
     """Something stated about a structure that no model here uses, such as its spin."""
 

@@ -47,8 +47,9 @@ ARGUMENTS = {
     "info": ("none.pt",),
     "ablate": ("none.yaml",),
     "lammps": ("MODEL", "none.lmp"),
+    "ipi": ("MODEL", "CRYSTAL.xyz", "--unix", "nobody-listens", "--wait", "0"),
 }
-ANY_TEXT = {"description", "licence", "data_licence", "rows", "elements"}
+ANY_TEXT = {"description", "licence", "data_licence", "rows", "elements", "prefix"}
 """Options that may say anything, or whose values are checked against a file."""
 
 SETTING = {"every": "_every", "properties": "propert", "born_file": "BORN"}
@@ -161,7 +162,7 @@ def test_a_field_reaches_the_model(command, tmp_path):
     assert abs(plain - expected) > 1e-3
 
 
-ENGINES = ("lammps",)
+ENGINES = ("lammps", "ipi")
 EVALUATING = ("md", "relax", "eos", "elastic", "phonons", "predict")
 
 

@@ -278,3 +278,16 @@ def test_lammps(run):
         assert frame.get_initial_charges().sum() == pytest.approx(0.0, abs=1e-3)
         assert longest_bond(frame) < LONGEST_OH
     assert is_picture(output / "lammps.png")
+
+
+def test_path_integrals(run):
+    pytest.importorskip("ipi", reason="i-PI is not installed")
+    output, text = run("09_path_integrals.py", "--steps", "30")
+
+    assert number(r"(\d+) steps at", text) == 31
+    assert 24 <= number(r"client 1 was ended after (\d+) of 30 steps", text) <= 31
+    assert number(r"client 2: (\d+) structures", text) > 100
+    # a classical proton has 39 meV, and eight beads without the fourth order some 115
+    assert 125 < number(r"kinetic energy of H: ([\d.]+) meV", text) < 165
+    assert 39 < number(r"kinetic energy of O: ([\d.]+) meV", text) < 75
+    assert is_picture(output / "path-integrals.png")

@@ -19,7 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from phicalc import __version__
-from phicalc.cli import ablate, crystal, lammps, predict, simulate
+from phicalc.cli import ablate, crystal, ipi, lammps, predict, simulate
 from phicalc.cli.arguments import complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
 from phicalc.cli.options import OptionsOf, command
@@ -73,6 +73,7 @@ app = typer.Typer(
 )
 app.add_typer(predict.commands)
 app.add_typer(simulate.commands)
+app.add_typer(ipi.commands)
 app.add_typer(lammps.commands)
 app.add_typer(crystal.commands)
 app.add_typer(ablate.commands)

@@ -328,7 +328,7 @@ class Evaluator:
 
         Inference mode, for one, would make tensors that no gradient can ever be taken through.
         """
-        with self._thread.working(), _threads(self.threads), own_modes():
+        with self._thread.working(), torch_threads(self.threads), own_modes():
             yield
 
     def forget(self) -> None:
@@ -477,7 +477,7 @@ class Evaluator:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def torch_threads(number: int | None) -> Iterator[None]:
     """Another number of torch threads for a while."""
     before = torch.get_num_threads()
     if number is None or number == before:

@@ -14,7 +14,14 @@ from phicalc.errors import ConvergenceError, OutputError, StructureError, Unsupp
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import prepare_folder, replacing
 from phicalc.machine.modes import own_modes
-from phicalc.serving.evaluation import Conditions, admit, conditions_of, evaluate_many, naming
+from phicalc.serving.evaluation import (
+    Conditions,
+    admit,
+    conditions_of,
+    evaluate_many,
+    naming,
+    torch_threads,
+)
 from phicalc.serving.model_file import LoadedModel, load_model
 from phicalc.serving.result import Result
 
@@ -34,6 +41,7 @@ def predict(
     field: Sequence[float] | None = None,
     features: bool = False,
     batch_size: int = BATCH_SIZE,
+    threads: int | None = None,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> list[Result]:
     """What a model says about many structures, the same as `PhiCalculator` one by one.
@@ -55,6 +63,8 @@ def predict(
     batch_size
         Structures at a time; large ones are evaluated one by one where the model has a head that
         is faster so.
+    threads
+        CPU threads; None: the process's own setting, which is restored at the end.
     advance
         Called with the number of structures after each batch.
 
@@ -83,9 +93,10 @@ def predict(
     everything = list(frames)
     conditions = _admitted(model, everything, charge, field)
     found: list[Result] = []
-    for batch in evaluate_many(model, everything, conditions, batch_size, features):
-        found += batch
-        advance(len(batch))
+    with torch_threads(threads):
+        for batch in evaluate_many(model, everything, conditions, batch_size, features):
+            found += batch
+            advance(len(batch))
     return found
 
 

@@ -1,7 +1,10 @@
 """Many structures at once give what the calculator gives for each."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.io import read, write
@@ -208,3 +211,17 @@ def test_command(model, frames, tmp_path, monkeypatch):
     assert len(read("predicted.xyz", ":")) == 5
     again = CliRunner().invoke(app, ["predict", str(path), "in.xyz"])
     assert again.exit_code == 2 and "exists already" in again.stderr
+
+
+def test_threads_are_those_asked_for_while_it_computes_and_no_longer():
+    model = Path(__file__).resolve().parents[2] / "models" / "nacl-water.pt"
+    before, seen = torch.get_num_threads(), []
+    frames = [salt_water(4, 1, seed=seed) for seed in range(2)]
+    predict(
+        model,
+        frames,
+        device="cpu",
+        threads=2,
+        advance=lambda _: seen.append(torch.get_num_threads()),
+    )
+    assert seen == [2] and torch.get_num_threads() == before == 1
