@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from phicalc.checks.conditions import WHOLE
 from phicalc.checks.structure import check_field, check_total_charge
 from phicalc.data.symbols import numbers_of_types
+from phicalc.engines.virial import virial
 from phicalc.errors import StoppedError, StructureError, UnsupportedError
 from phicalc.machine.ranks import Ranks
 from phicalc.machine.signals import StopRequest
@@ -34,7 +35,7 @@ Array = NDArray[np.float64]
 ENERGY = {"metal": 1.0, "real": units.mol / units.kcal}
 """Size of an eV in LAMMPS's unit of energy, by its `units`. Lengths are Å, charges e in both."""
 
-_VIRIAL = [0, 1, 2, 5, 4, 3]  # ASE's xx yy zz yz xz xy in LAMMPS's order xx yy zz xy xz yz
+_VIRIAL = ([0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2])  # LAMMPS's order: xx yy zz xy xz yz
 _WARNING = 0  # LMP_ERROR_WARNING
 _COMMANDS = ("command", "commands_list", "commands_string", "file")
 
@@ -320,8 +321,8 @@ class Attachment:
         )
         values = np.empty_like(sorted_values)
         values[order] = sorted_values
-        virial = unit * self._virial(lmp, result)
-        return _Whole(unit * result.energy, virial, result.charges is not None), values
+        whole = unit * self._virial(lmp, result)
+        return _Whole(unit * result.energy, whole, result.charges is not None), values
 
     def _follow(self, lmp: Any, types: NDArray[np.int64], positions: Array) -> None:
         """Bring the structure that is evaluated up to LAMMPS's."""
@@ -344,17 +345,12 @@ class Attachment:
         self._atoms.cell[:], self._atoms.pbc[:] = _cell(lmp)
 
     def _virial(self, lmp: Any, result: Result) -> Array:
-        """Σ r_i F_i (6,) in eV with images, in LAMMPS's order; NaN where there is no stress."""
-        if result.stress is not None:
-            return -result.stress[_VIRIAL] * float(self._atoms.cell.volume)
-        if not self._atoms.pbc.any():
-            tensor = self._atoms.positions.T @ result.forces
-            return np.array((tensor + tensor.T)[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]) / 2
-        if self.evaluations == 0:
+        """Of the whole structure (6,) in eV, in LAMMPS's order; NaN where there is no stress."""
+        if self.evaluations == 0 and result.stress is None and self._atoms.pbc.any():
             _warn(
                 lmp, "phicalc: no stress of cells periodic in one or two directions: pressure nan"
             )
-        return np.full(6, np.nan)
+        return virial(self._atoms, result.forces, result.stress)[_VIRIAL]
 
     def _void_virials_of_atoms(self, lmp: Any, count: int) -> None:
         """No model splits its virial among atoms: where LAMMPS asks, it gets NaN, not zeros."""
