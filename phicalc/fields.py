@@ -21,6 +21,10 @@ FIELD: Final = "field"  # (B, 3) float64 | V/Å | optional: uniform electric fie
 BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenbasis
 POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
 CHARGE_GUESS: Final = "charge_guess"  # (N,) float64 | e | optional: start of the equilibration
+# What a CPU asks for, there already when a device computes; optional, the same numbers:
+CPU_CELL: Final = "cpu_cell"  # as CELL
+CPU_PBC: Final = "cpu_pbc"  # as PBC
+NEIGHBOUR_COUNTS: Final = "neighbour_counts"  # (N,) int64 | - | edges to each atom, ascending
 
 # --- outputs (labels in training data bear the same names) ----------------------------------------
 ENERGY: Final = "energy"  # (B,) float64 | eV | total energy

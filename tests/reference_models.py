@@ -68,9 +68,7 @@ def small_potential(dtype: str = "float32", seed: int = 0, **changes: object) ->
     """PaiNN with a Φ head, random parameters; fast, and of the kind that is served."""
     torch.manual_seed(seed)
     backbone = PaiNNConfig(features=8, layers=2, radial=6)
-    config = ModelConfig.model_validate(
-        {"backbone": backbone, "cutoff": 4.0, "dtype": dtype, **changes}
-    )
+    config = ModelConfig(**{"backbone": backbone, "cutoff": 4.0, "dtype": dtype, **changes})
     potential = Potential(config, ELEMENTS, {z: -1.0 * z for z in ELEMENTS})
     return Differentiated(potential).eval()
 

@@ -1,5 +1,6 @@
 """Every option of every command with values that mean nothing: one sentence, exit status 2."""
 
+import re
 from itertools import islice
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,11 +14,23 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 from phicalc import PhiCalculator
+from phicalc.checks.settings import Settings
 from phicalc.cli import app
+from phicalc.cli.evaluation import Batches, Structure, StructureInCommittee, Structures, Threaded
+from phicalc.cli.options import made_of, options_from
 from phicalc.data.boxes import salt_water
+from phicalc.errors import ConfigError
+from phicalc.workflows.crystal.elasticity import ElasticSettings
+from phicalc.workflows.crystal.equation_of_state import EquationOfStateSettings
+from phicalc.workflows.crystal.phonons import PhononSettings
+from phicalc.workflows.crystal.start import RELAXED_CRYSTAL
+from phicalc.workflows.md import GuardSettings, MDSettings, read_log
+from phicalc.workflows.relax import RelaxSettings
+from phicalc.workflows.spectra.spectra import SpectraSettings
 from tests.workflows.spectra.test_spectra import diatomic
 
-MODEL = str(Path(__file__).resolve().parents[1] / "models" / "nacl-water.pt")
+MODELS = Path(__file__).resolve().parents[1] / "models"
+MODEL, PHI_MODEL = (str(MODELS / name) for name in ("nacl-water.pt", "nacl-water-phi.pt"))
 
 ARGUMENTS = {
     "md": ("MODEL", "CRYSTAL.xyz", "-n", "1", "-T", "300"),
@@ -28,6 +41,7 @@ ARGUMENTS = {
     "predict": ("MODEL", "CRYSTAL.xyz"),
     "eval": ("MODEL", "LABELLED.xyz"),
     "spectra": ("md.traj",),
+    "lammps": ("MODEL", "none.lmp"),
     "export": ("none.pt",),
     "bench": ("MODEL",),
     "train": ("none.yaml",),
@@ -37,7 +51,7 @@ ARGUMENTS = {
 ANY_TEXT = {"description", "licence", "data_licence", "rows"}
 """Options that may say anything, or whose values are checked against a file."""
 
-SETTING = {"every": "_every", "fixed": "--fix", "properties": "propert", "born": "BORN"}
+SETTING = {"every": "_every", "properties": "propert", "born_file": "BORN"}
 """Other words by which a message may name an option."""
 
 WRONG: dict[type, tuple[str, ...]] = {
@@ -49,9 +63,13 @@ NOT_NEGATIVE = {
     *("steps", "timestep", "thermostat_time", "barostat_time", "seed", "every", "max_spread"),
     *("checkpoint_every", "threads", "max_force", "max_stress", "correlation_time", "maximum"),
     *("interval", "span", "points", "strain", "supercell_length", "displacement", "mesh"),
-    *("batch_size", "skip", "seconds", "size"),
+    *("batch_size", "skip", "seconds", "size", "trajectory_every", "log_every", "max_speed"),
+    *("max_temperature", "max_energy_jump", "symmetry_tolerance"),
 }
-HUGE_IS_FINE = {"steps", "every", "checkpoint_every", "seed", "threads", "batch_size", "size"}
+HUGE_IS_FINE = {
+    *("steps", "every", "trajectory_every", "log_every", "checkpoint_every", "seed", "threads"),
+    *("batch_size", "size"),
+}
 
 
 def kind_of(hint: Any) -> type:
@@ -73,11 +91,12 @@ def cases():
             if kind in (bool, Path) or kind not in (float, int, str):
                 continue
             wrong = list(WRONG[kind])
-            if option.name in ("temperature", "pressure") and kind is str:
+            if option.name in ("temperature", "pressure", "mesh") and kind is str:
                 wrong = ["nan", "inf", "abc", "", "300:nan", ":", "300:"]
-            if kind is int and option.name in HUGE_IS_FINE:
+            field = option.name.removeprefix("relax_")
+            if kind is int and field in HUGE_IS_FINE:
                 wrong.remove("99999999999999999999999")
-            if option.name in NOT_NEGATIVE:
+            if field in NOT_NEGATIVE:
                 wrong.append("-3")
             if option.name == "seconds":
                 wrong.remove("-inf")  # "-inf" and "-3" are both below zero
@@ -142,8 +161,116 @@ def test_a_field_reaches_the_model(command, tmp_path):
     assert abs(plain - expected) > 1e-3
 
 
+EVALUATING = ("md", "relax", "eos", "elastic", "phonons", "predict")
+
+
+def test_every_command_that_evaluates_takes_charge_and_field():
+    taking = {
+        name: {option.name for option in command.params} & {"charge", "field"}
+        for name, command in typer.main.get_command(app).commands.items()
+    }
+    for name, found in taking.items():
+        expected = {"charge", "field"} if name in (*EVALUATING, "lammps") else set()
+        assert found == expected, name
+
+
+@pytest.mark.parametrize("command", EVALUATING)
+def test_a_model_without_a_field_says_so(workplace, tmp_path, command):
+    given = [PHI_MODEL if a == "MODEL" else a for a in ARGUMENTS[command]]
+    given = [str(workplace / a) if a == "CRYSTAL.xyz" else a for a in given]
+    out = tmp_path / "out.xyz"
+    options = ["--field", "0", "0", "0.1", "-o", str(out), "--device", "cpu"]
+    result = CliRunner().invoke(app, [command, *given, *options])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    assert "error: " in line and "no electric field for this model" in line
+    assert not out.exists()
+
+
 def test_a_field_is_three_finite_numbers(tmp_path):
     write(tmp_path / "in.xyz", salt_water(8, 1, seed=0))
     arguments = ["predict", MODEL, str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz")]
     result = CliRunner().invoke(app, [*arguments, "--field", "nan", "0", "0"])
     assert result.exit_code == 2 and "--field" in result.output and "finite" in result.output
+
+
+SETTINGS = {
+    "md": (MDSettings, StructureInCommittee),
+    "relax": (RelaxSettings, Structure),
+    "eos": (EquationOfStateSettings, Structure),
+    "elastic": (ElasticSettings, Structure),
+    "phonons": (PhononSettings, Structure),
+    "spectra": (SpectraSettings,),
+    "predict": (Structures,),
+    "eval": (Batches,),
+    "bench": (Threaded,),
+}
+
+
+def fields_of(kind):
+    """Every field by the name of its option, with its words and its default."""
+    for name, field in kind.model_fields.items():
+        default = field.get_default()
+        if name != "guards":
+            yield name, (field.description, default)
+        if isinstance(default, Settings):
+            prefix = "" if name == "guards" else f"{name}_"
+            for inner, (words, _) in fields_of(type(default)):
+                yield prefix + inner, (words, getattr(default, inner))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_field_is_an_option_with_its_words_and_its_default(name):
+    """Settings made of all that the help shows as defaults are those made of nothing."""
+    command = typer.main.get_command(app).commands[name]
+    options = {option.name: option for option in command.params}
+    for kind in SETTINGS[name]:
+        fields = dict(fields_of(kind))
+        assert all(options[n].help.lower() == f"{fields[n][0]}.".lower() for n in fields)
+        needed = {"steps": 1, "temperature": "300"} if kind is MDSettings else {}
+        shown = {n: options[n].default for n in fields if options[n].default is not None}
+        made = made_of(kind, list(options_from(kind, None)), shown | needed)
+        assert made == made_of(kind, list(options_from(kind, None)), needed)
+
+
+def test_a_number_names_its_unit_or_counts_something():
+    """No option leaves a reader to guess: Å or nm, fs or ps, per atom or not."""
+    units = re.compile(
+        r"(Å|fs|K|GPa|cm⁻¹|eV/Å|V/Å|Å/fs|e|eV per atom|reciprocal lattice vectors)\b|cm⁻¹"
+    )
+    for kinds in SETTINGS.values():
+        for kind in kinds:
+            for name, (words, default) in fields_of(kind):
+                if isinstance(default, float) and name not in ("span", "strain"):
+                    assert units.search(words), (kind.__name__, name, words)
+
+
+def test_what_is_written_reaches_the_settings():
+    """Text, repeated options, settings within settings and what they exclude."""
+
+    def made(kind, **given):
+        options = list(options_from(kind, None))
+        return made_of(kind, options, given)
+
+    settings = made(MDSettings, steps=3, temperature="300:600", fixed_atoms="0-2,7", max_speed=0.5)
+    assert settings.temperature == (300.0, 600.0) and settings.fixed_atoms == (0, 1, 2, 7)
+    assert settings.guards == GuardSettings(max_speed=0.5)
+    settings = made(PhononSettings, mesh="4:5:6", animated=["0:0:0", "0.5:0:0"], relax_steps=7)
+    assert settings.mesh == (4, 5, 6) and settings.animated == ((0, 0, 0), (0.5, 0, 0))
+    assert settings.relax == RELAXED_CRYSTAL.model_copy(update={"steps": 7})
+    assert made(PhononSettings, relax=False).relax is None
+    assert made(PhononSettings, relax=True) == PhononSettings()
+    with pytest.raises(ConfigError, match="--relax-steps: expected no --no-relax beside it"):
+        made(PhononSettings, relax=False, relax_steps=7)
+    with pytest.raises(ConfigError, match=r"^--relax-max-force: expected greater than 0, got -1"):
+        made(PhononSettings, relax_max_force=-1.0)
+
+
+def test_the_short_forms_of_md(tmp_path):
+    write(tmp_path / "in.xyz", salt_water(8, 1, seed=0))
+    arguments = ["md", MODEL, str(tmp_path / "in.xyz"), "-n", "4", "-T", "300", "--device", "cpu"]
+    arguments += ["--every", "1", "--log-every", "2", "--extxyz", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert len(read(tmp_path / "out" / "md.extxyz", ":")) == 5
+    assert len(read_log(tmp_path / "out" / "md.log")) == 3

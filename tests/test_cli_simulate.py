@@ -131,7 +131,7 @@ OWN = [
     (("md", "MODEL", "CRYSTAL.xyz", "-n", 1), "temperature: expected a value in K"),
     (
         ("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", "hot"),
-        "temperature: expected a number or a ramp",
+        "--temperature: expected a number, or several",
     ),
     (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--timestep", 0), "timestep: expected"),
     (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--every", 0), "_every: expected"),
@@ -144,9 +144,9 @@ OWN = [
     (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "-P", 1), "pressure: expected npt"),
     (("md", "MODEL", "CRYSTAL.xyz", "-n", 1, "-T", 300, "--property", "magmom"), "magmom"),
     (("relax", "MODEL", "CRYSTAL.xyz", "-n", 0), "steps: expected"),
-    (("relax", "MODEL", "CRYSTAL.xyz", "--max-force", -1), "max_force: expected"),
+    (("relax", "MODEL", "CRYSTAL.xyz", "--max-force", -1), "--max-force: expected"),
     (("relax", "MODEL", "MOLECULE.xyz", "--cell", "full"), "periodic in three directions"),
-    (("phonons", "MODEL", "CRYSTAL.xyz", "--length", 0), "supercell_length: expected"),
+    (("phonons", "MODEL", "CRYSTAL.xyz", "--length", 0), "--length: expected"),
     (("phonons", "MODEL", "MOLECULE.xyz"), "periodic in three directions"),
     (
         ("phonons", "MODEL", "CRYSTAL.xyz", "--no-relax", "--length", 4, "--born", "none"),
@@ -165,7 +165,7 @@ OWN = [
     (("spectra", "COPPER.xyz"), "momenta"),
     (("spectra", "WATER.abc"), "expected a trajectory"),
     (("spectra", "COPPER.xyz", "-T", -1), "temperature: expected"),
-    (("spectra", "COPPER.xyz", "--correlation-time", 0), "correlation_time: expected"),
+    (("spectra", "COPPER.xyz", "--correlation-time", 0), "--correlation-time: expected"),
 ]
 
 

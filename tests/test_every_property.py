@@ -7,27 +7,21 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
-from pydantic import ValidationError
 
 from phicalc import PhiCalculator
-from phicalc.errors import UnsupportedError
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.derivatives import Differentiated
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from tests.conftest import structure
+from tests.heads import KINDS, chosen
 from tests.reference_models import small_potential
 
-KINDS = ("phi", "qeq", "phi-coulomb", "local", "phi-spectral", "pooled")
-VARIANTS = {
-    "phi-coulomb constant": [{"kind": "phi-coulomb", "base": "constant"}],
-    "phi-coulomb learned": [{"kind": "phi-coulomb", "base": "learned"}],
-    "phi-coulomb without": [{"kind": "phi-coulomb", "coulomb": False}],
-}
 COMBINATIONS = {
     "+".join(kinds) or "none": [{"kind": kind} for kind in kinds]
     for number in range(3)
     for kinds in combinations(KINDS, number)
-} | VARIANTS
+} | chosen("phi-coulomb constant", "phi-coulomb learned", "phi-coulomb without")
 ALWAYS = ("energy", "free_energy", "energies", "forces")
 PROPERTIES = {
     name: lambda calc, atoms, name=name: calc.get_property(name, atoms)
@@ -45,7 +39,7 @@ def network(heads: str, feedback: bool) -> Differentiated | None:
     """A model with these heads; None where its configuration is refused."""
     try:
         return small_potential("float64", heads=COMBINATIONS[heads], charge_feedback=feedback)
-    except ValidationError:
+    except ConfigError:
         return None
 
 

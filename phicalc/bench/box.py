@@ -5,21 +5,27 @@ that the peak memory it reports is that of this box alone.
 """
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms, units
 from ase.md.langevin import Langevin
 
+import phicalc.errors
 from phicalc import fields
 from phicalc.data.boxes import water_box
 from phicalc.engines.ase import PhiCalculator
+from phicalc.errors import PhicalcError, UnsupportedError
 from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
@@ -31,6 +37,9 @@ WARM_UP_STEPS = 16
 """Steps after which the eigenbasis cache has decided and the allocator has seen every size."""
 
 LEAST_STEPS = 3
+
+_SMALL_BOX, _LARGE_BOX = 64, 1000
+"""Molecules of a box to repeat, and beyond which it is."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +122,10 @@ def measure(request: BoxRequest) -> BoxResult:
         torch.set_num_threads(request.threads)
     device = torch.device(request.device)
     model = load_model(request.path, device)
-    atoms = water_box(request.molecules, seed=request.seed)
+    atoms = box_of_water(request.molecules, request.seed)
     calculator = PhiCalculator(model, device=request.device)
     base_memory = peak_memory(device)
-    dynamics = _langevin(atoms, calculator, request.seed)
+    dynamics = langevin(atoms, calculator, request.seed)
     dynamics.run(WARM_UP_STEPS)
     peak = peak_memory(device)
 
@@ -168,7 +177,16 @@ def _typical_difference(longer: Sequence[float], shorter: Sequence[float]) -> fl
 _COUNTS = ("solver_iterations", "neighbour_rebuilds")
 
 
-def _langevin(atoms: Atoms, calculator: PhiCalculator, seed: int) -> Langevin:
+def box_of_water(molecules: int, seed: int) -> Atoms:
+    """Liquid water; large boxes that are cubes of a small one are made of it, in a second."""
+    copies = round((molecules / _SMALL_BOX) ** (1 / 3))
+    if molecules > _LARGE_BOX and molecules == _SMALL_BOX * copies**3:
+        repeated: Atoms = water_box(_SMALL_BOX, seed=seed) * (copies, copies, copies)
+        return repeated
+    return water_box(molecules, seed=seed)
+
+
+def langevin(atoms: Atoms, calculator: PhiCalculator, seed: int) -> Langevin:
     """Dynamics at 300 K in steps of 0.5 fs."""
     random = np.random.default_rng(seed)
     atoms.calc = calculator
@@ -255,6 +273,38 @@ def peak_memory(device: torch.device) -> float:
         return 0.0
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def in_own_process(module: str, request: BoxRequest) -> dict[str, Any]:
+    """What a module measures of one box, in a fresh interpreter, which gives its memory back.
+
+    Raises
+    ------
+    PhicalcError
+        That of the process, or UnsupportedError with its last words.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        finished = subprocess.run(
+            [sys.executable, "-m", module],
+            input=json.dumps(asdict(request)),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            encoding="utf-8",
+        )
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
+    kind: type[PhicalcError] = UnsupportedError
+    if finished.returncode < 0:
+        reason = f"its process was ended by signal {-finished.returncode}; out of memory?"
+    elif finished.returncode > 0:
+        reason = lines[-1] if lines else f"its process ended with status {finished.returncode}"
+        raised = re.match(r"phicalc\.errors\.(\w+): (.*)", reason)
+        if raised is not None:
+            kind, reason = getattr(phicalc.errors, raised[1]), raised[2]
+    else:
+        found: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+        return found
+    raise kind(f"the box of {3 * request.molecules} atoms could not be run: {reason}")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,8 @@ every step the same geometry is also evaluated without the cache and by the same
 its heads. All ratios are therefore of one run, side by side.
 """
 
-import json
-import re
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,15 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-import phicalc.errors
-from phicalc.bench.box import BoxRequest, BoxResult
-from phicalc.errors import ConfigError, PhicalcError, UnsupportedError
+from phicalc.bench.box import BoxRequest, BoxResult, in_own_process
+from phicalc.bench.steps import StepResult, heads_table
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import replacing, write_json
 from phicalc.serving.metadata import read_metadata
 
 DEFAULT_SIZES = (192, 648, 1536)
 """Atoms in the boxes."""
+
+GPU_SIZES = (192, 1536, 5184, 12288, 41472, 98304)
+"""The same on a GPU."""
 
 COLOURS = {
     "neighbours": "#7f7f7f",
@@ -52,6 +50,8 @@ class BenchResult:
     threads: int
     torch_version: str
     boxes: list[BoxResult]
+    heads_table: list[StepResult] = field(default_factory=list)
+    """The network with random weights under several heads, where that was asked for."""
 
     def write_json(self, path: str | Path) -> None:
         """Write everything, ratios included, as JSON."""
@@ -61,6 +61,9 @@ class BenchResult:
             entry["steps_per_second"] = box.steps_per_second
             entry["electrostatics_share"] = box.electrostatics_share
             entry["uncached_share"] = box.uncached_share
+        for row, entry in zip(self.heads_table, content["heads_table"], strict=True):
+            entry["microseconds_per_atom"] = row.microseconds_per_atom
+            entry["memory_per_atom"] = row.memory_per_atom
         write_json(Path(path), content)
 
     def write_plot(self, path: str | Path) -> None:
@@ -87,7 +90,8 @@ def run_bench(
     device: str = "auto",
     threads: int | None = None,
     seed: int = 0,
-    progress: Callable[[BoxResult], None] | None = None,
+    heads: bool = False,
+    progress: Callable[[BoxResult | StepResult], None] | None = None,
 ) -> BenchResult:
     """Measure MD steps per second, peak memory and the parts of a step on boxes of water.
 
@@ -107,6 +111,9 @@ def run_bench(
         CPU threads; torch's own choice by default.
     seed
         Of the boxes and the dynamics.
+    heads
+        Measure plain steps of the model's network, with random weights, under each head of
+        `phicalc.bench.steps.HEADS` too.
     progress
         Called with the result of each box as it is ready.
 
@@ -135,12 +142,27 @@ def run_bench(
     boxes: list[BoxResult] = []
     for size in sizes:
         boxes.append(
-            _in_own_process(
-                BoxRequest(str(model), size // 3, steps, seconds, str(target), threads, seed)
+            BoxResult(
+                **in_own_process(
+                    "phicalc.bench.box",
+                    BoxRequest(str(model), size // 3, steps, seconds, str(target), threads, seed),
+                )
             )
         )
         if progress is not None:
             progress(boxes[-1])
+    table: list[StepResult] = []
+    if heads:
+        table = heads_table(
+            model,
+            sizes,
+            steps=steps,
+            seconds=seconds,
+            device=target,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
     return BenchResult(
         model=Path(model).name,
         backbone=metadata.backbone,
@@ -152,32 +174,8 @@ def run_bench(
         threads=threads or torch.get_num_threads(),
         torch_version=str(torch.__version__),
         boxes=boxes,
+        heads_table=table,
     )
-
-
-def _in_own_process(request: BoxRequest) -> BoxResult:
-    """Measure one box in a fresh interpreter, which ends with it and gives its memory back."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
-        finished = subprocess.run(
-            [sys.executable, "-m", "phicalc.bench.box"],
-            input=json.dumps(asdict(request)),
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            encoding="utf-8",
-        )
-        errors.seek(0)
-        lines = errors.read().strip().splitlines()
-    kind: type[PhicalcError] = UnsupportedError
-    if finished.returncode < 0:
-        reason = f"its process was ended by signal {-finished.returncode}; out of memory?"
-    elif finished.returncode > 0:
-        reason = lines[-1] if lines else f"its process ended with status {finished.returncode}"
-        raised = re.match(r"phicalc\.errors\.(\w+): (.*)", reason)
-        if raised is not None:
-            kind, reason = getattr(phicalc.errors, raised[1]), raised[2]
-    else:
-        return BoxResult(**json.loads(finished.stdout.splitlines()[-1]))
-    raise kind(f"the box of {3 * request.molecules} atoms could not be run: {reason}")
 
 
 def _draw_speed(axes: Axes, boxes: Sequence[BoxResult]) -> None:

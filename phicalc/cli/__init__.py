@@ -20,13 +20,14 @@ from typer.core import TyperGroup
 
 from phicalc import __version__
 from phicalc.cli import ablate, crystal, lammps, predict, simulate
-from phicalc.cli.arguments import Device, complain, complain_in_words, warn
+from phicalc.cli.arguments import complain, complain_in_words, warn
 from phicalc.cli.mistakes import finite, sentence
+from phicalc.cli.options import OptionsOf, command
 from phicalc.errors import ConfigError, PhicalcError, status_of_signal
 from phicalc.machine.files import file_sha256
 
 if TYPE_CHECKING:
-    from phicalc.bench.report import BenchResult
+    from phicalc.cli.evaluation import Batches, Threaded
     from phicalc.serving.metadata import ModelMetadata
 
 
@@ -135,10 +136,11 @@ def train(
         raise typer.Exit(status_of_signal(result.stopped_by))
 
 
-@app.command("eval")
+@command(app, "eval")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file, or a training checkpoint.")],
     data: Annotated[Path, typer.Argument(help="Structures with labels: extxyz(.gz) or ASE's.")],
+    evaluation: Annotated["Batches", OptionsOf("phicalc.cli.evaluation")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory for errors.json and parity.png."),
@@ -150,8 +152,6 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Column of a label, as energy=REF_energy; may be repeated."),
     ] = None,
-    device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
     """Errors of a model on labelled structures, per property and element.
 
@@ -181,8 +181,8 @@ def evaluate(
             output,
             skip=skip or (),
             keys=keys,
-            device=device,
-            batch_size=batch_size,
+            device=evaluation.device,
+            batch_size=evaluation.batch_size,
             advance=advance,
         )
     console.print(error_table(result))
@@ -331,9 +331,10 @@ def _reference_facts(metadata: "ModelMetadata") -> Iterable[tuple[str, str]]:
         )
 
 
-@app.command()
+@command(app)
 def bench(
     model: Annotated[Path, typer.Argument(help="Model file that knows H and O.")],
+    evaluation: Annotated["Threaded", OptionsOf("phicalc.cli.evaluation")],
     size: Annotated[
         list[int] | None, typer.Option("--size", "-n", min=3, help="Atoms in a box; repeatable.")
     ] = None,
@@ -341,8 +342,14 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0, callback=finite, help="Longest time spent on a box.")
     ] = 60.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    device: Device = "auto",
+    heads: Annotated[
+        bool | None,
+        typer.Option(
+            "--heads/--no-heads",
+            help="Measure the network without a head, with phi and with phi-coulomb, too.  "
+            "[default: on a GPU]",
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Directory for bench.json and bench.png."),
@@ -354,42 +361,31 @@ def bench(
     Examples:
       phicalc bench model.pt
       phicalc bench model.pt -n 192 -n 648 --threads 2
+      phicalc bench model.pt --device cuda
     """
-    from phicalc.bench.report import DEFAULT_SIZES, run_bench
+    from phicalc.bench.report import DEFAULT_SIZES, GPU_SIZES, run_bench
+    from phicalc.cli.bench_tables import heads_table, line_of, parts_table
     from phicalc.machine.device import resolve_device
     from phicalc.serving.metadata import read_metadata
 
-    resolve_device(device)
+    on_gpu = resolve_device(evaluation.device).type == "cuda"
     read_metadata(model)  # both before a folder is made
     console = Console(highlight=False)
     output.mkdir(parents=True, exist_ok=True)
     with console.status("measuring"):
         result = run_bench(
             model,
-            tuple(size or DEFAULT_SIZES),
+            tuple(size or (GPU_SIZES if on_gpu else DEFAULT_SIZES)),
             steps=steps,
             seconds=seconds,
-            device=device,
-            threads=threads,
-            progress=lambda box: console.print(
-                f"{box.atoms} atoms: {box.steps_per_second:.1f} steps/s, {box.peak_memory:.0f} MB"
-            ),
+            device=evaluation.device,
+            threads=evaluation.threads,
+            heads=on_gpu if heads is None else heads,
+            progress=lambda box: console.print(line_of(box)),
         )
-    console.print(_bench_table(result))
+    console.print(parts_table(result))
+    if result.heads_table:
+        console.print(heads_table(result))
     result.write_json(output / "bench.json")
     result.write_plot(output / "bench.png")
     console.print(f"written: {output / 'bench.json'}, {output / 'bench.png'}")
-
-
-def _bench_table(result: "BenchResult") -> Table:
-    """Milliseconds per MD step, one row for each box."""
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    table = Table(title=f"{result.model} on {result.device}, {threads}: ms per MD step")
-    parts = list(result.boxes[0].parts)
-    for title in ("atoms", "step", *parts, "Φ uncached", "memory / MB"):
-        table.add_column(title, justify="right")
-    for box in result.boxes:
-        times = [box.step_seconds, *box.parts.values(), box.uncached_electrostatics]
-        cells = [f"{1e3 * seconds:.2f}" for seconds in times]
-        table.add_row(str(box.atoms), *cells, f"{box.peak_memory:.0f}")
-    return table

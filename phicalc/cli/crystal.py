@@ -7,44 +7,29 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from phicalc.cli.arguments import (
-    Device,
-    Frame,
-    Model,
-    Output,
-    Restart,
-    Structure,
-    Threads,
-    open_atoms,
-    remark,
-    say,
-)
+from phicalc.cli.arguments import Model, Output, Restart, StructureFile, remark, say
+from phicalc.cli.options import OptionsOf, command
 
 if TYPE_CHECKING:
+    from phicalc.cli.evaluation import Structure
+    from phicalc.workflows.crystal.elasticity import ElasticSettings
+    from phicalc.workflows.crystal.equation_of_state import EquationOfStateSettings
+    from phicalc.workflows.crystal.phonons import PhononSettings
     from phicalc.workflows.crystal.stiffness import Stiffness
-    from phicalc.workflows.relax import RelaxSettings
 
 commands = typer.Typer()
 
-Relaxed = Annotated[bool, typer.Option("--relax/--no-relax", help="The cell first.")]
 
-
-@commands.command()
+@command(commands)
 def eos(
     model: Model,
-    structure: Structure,
-    span: Annotated[float, typer.Option(help="Largest relative change of the volume.")] = 0.06,
-    points: Annotated[int, typer.Option(help="Number of volumes.")] = 9,
-    free: Annotated[str, typer.Option(help="Relax at each: nothing, atoms or shape.")] = "atoms",
-    equation: Annotated[
-        str, typer.Option(help="birchmurnaghan, vinet or murnaghan.")
-    ] = "birchmurnaghan",
-    relaxed: Relaxed = True,
+    structure: StructureFile,
+    settings: Annotated[
+        "EquationOfStateSettings", OptionsOf("phicalc.workflows.crystal.equation_of_state")
+    ],
+    evaluation: Annotated["Structure", OptionsOf("phicalc.cli.evaluation")],
     output: Output = Path("eos"),
     restart: Restart = False,
-    frame: Frame = -1,
-    device: Device = "auto",
-    threads: Threads = None,
 ) -> None:
     """Equation of state of a crystal: volume, lattice constant and bulk modulus.
 
@@ -53,12 +38,9 @@ def eos(
       phicalc eos model.pt kcl.cif
       phicalc eos model.pt quartz.cif --free shape --span 0.04 --points 11
     """
-    from phicalc.workflows.crystal.equation_of_state import EquationOfState, EquationOfStateSettings
+    from phicalc.workflows.crystal.equation_of_state import EquationOfState
 
-    settings = EquationOfStateSettings(
-        relax=_relaxation(relaxed), span=span, points=points, free=free, equation=equation
-    )
-    atoms = open_atoms([model], structure, frame, None, device, threads)
+    atoms = evaluation.open(model, structure)
     simulation = EquationOfState(atoms, settings, output)
     remark(simulation)
     result = simulation.run(restart=restart, progress=True)
@@ -74,21 +56,14 @@ def eos(
     say(f"written: {', '.join(str(path) for path in result.files)}")
 
 
-@commands.command()
+@command(commands)
 def elastic(
     model: Model,
-    structure: Structure,
-    strain: Annotated[float, typer.Option(help="Largest strain, both ways.")] = 0.005,
-    max_force: Annotated[float, typer.Option(help="Left in a strained cell, eV/Å.")] = 1e-3,
-    clamped: Annotated[
-        bool, typer.Option("--clamped", help="Do not let the atoms follow the strain.")
-    ] = False,
-    relaxed: Relaxed = True,
+    structure: StructureFile,
+    settings: Annotated["ElasticSettings", OptionsOf("phicalc.workflows.crystal.elasticity")],
+    evaluation: Annotated["Structure", OptionsOf("phicalc.cli.evaluation")],
     output: Output = Path("elastic"),
     restart: Restart = False,
-    frame: Frame = -1,
-    device: Device = "auto",
-    threads: Threads = None,
 ) -> None:
     """Elastic constants of a crystal, clamped and relaxed, and its polycrystal's moduli.
 
@@ -97,12 +72,9 @@ def elastic(
       phicalc elastic model.pt kcl.cif
       phicalc elastic model.pt kcl.cif --strain 0.002 --clamped
     """
-    from phicalc.workflows.crystal.elasticity import ElasticConstants, ElasticSettings
+    from phicalc.workflows.crystal.elasticity import ElasticConstants
 
-    settings = ElasticSettings(
-        relax=_relaxation(relaxed), strain=strain, max_force=max_force, relax_atoms=not clamped
-    )
-    atoms = open_atoms([model], structure, frame, None, device, threads)
+    atoms = evaluation.open(model, structure)
     simulation = ElasticConstants(atoms, settings, output)
     remark(simulation)
     result = simulation.run(restart=restart, progress=True)
@@ -123,26 +95,14 @@ def elastic(
     say(f"written: {', '.join(str(path) for path in result.files)}")
 
 
-@commands.command()
+@command(commands)
 def phonons(
     model: Model,
-    structure: Structure,
-    supercell_length: Annotated[
-        float, typer.Option("--length", help="Of the supercell, Å.")
-    ] = 15.0,
-    displacement: Annotated[float, typer.Option(help="Å.")] = 0.01,
-    correction: Annotated[
-        str, typer.Option(help="LO-TO: auto, model (the model's own charges) or none.")
-    ] = "auto",
-    born: Annotated[Path | None, typer.Option(help="BORN file in phonopy's format.")] = None,
-    path: Annotated[str | None, typer.Option(help='Special points, as "GXWKGL".')] = None,
-    mesh: Annotated[float, typer.Option(help="Length that sets the q-points, Å.")] = 100.0,
-    relaxed: Relaxed = True,
+    structure: StructureFile,
+    settings: Annotated["PhononSettings", OptionsOf("phicalc.workflows.crystal.phonons")],
+    evaluation: Annotated["Structure", OptionsOf("phicalc.cli.evaluation")],
     output: Output = Path("phonons"),
     restart: Restart = False,
-    frame: Frame = -1,
-    device: Device = "auto",
-    threads: Threads = None,
 ) -> None:
     """Phonon bands, density of states, thermal properties and moving pictures of a crystal.
 
@@ -152,18 +112,9 @@ def phonons(
       phicalc phonons model.pt kcl.cif --length 20 --born BORN
     """
     from phicalc.data.entries import check_columns
-    from phicalc.workflows.crystal.phonons import Phonons, PhononSettings
+    from phicalc.workflows.crystal.phonons import Phonons
 
-    settings = PhononSettings(
-        relax=_relaxation(relaxed),
-        supercell_length=supercell_length,
-        displacement=displacement,
-        correction=correction,
-        born_file=born,
-        path=path,
-        mesh=mesh,
-    )
-    atoms = open_atoms([model], structure, frame, None, device, threads)
+    atoms = evaluation.open(model, structure)
     check_columns(atoms, "masses")
     simulation = Phonons(atoms, settings, output)
     remark(simulation)
@@ -183,13 +134,6 @@ def phonons(
     if result.remark is not None:
         say(f"note: {result.remark}")
     say(f"written: {output}/phonons.png and {len(result.files) - 1} more")
-
-
-def _relaxation(wanted: bool) -> "RelaxSettings | None":
-    """What comes first: the usual relaxation of the cell, or none."""
-    from phicalc.workflows.crystal.start import RELAXED_CRYSTAL
-
-    return RELAXED_CRYSTAL if wanted else None
 
 
 def _matrix(stiffness: "Stiffness", kind: str) -> Table:

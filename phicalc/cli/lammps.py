@@ -4,40 +4,28 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phicalc.cli.arguments import (
-    Charge,
-    Committee,
-    Device,
-    Field,
-    Model,
-    Threads,
-    complain,
-    say,
-)
-from phicalc.errors import ConfigError, PhicalcError
+from phicalc.cli.arguments import Model, complain, say
+from phicalc.cli.options import OptionsOf, command
+from phicalc.errors import PhicalcError
+
+if TYPE_CHECKING:
+    from phicalc.cli.evaluation import InLammps
 
 commands = typer.Typer()
 
 
-@commands.command()
+@command(commands)
 def lammps(
     model: Model,
     script: Annotated[Path, typer.Argument(help="Input script, units metal or real.")],
+    evaluation: Annotated["InLammps", OptionsOf("phicalc.cli.evaluation")],
     arguments: Annotated[
         list[str] | None, typer.Argument(help="LAMMPS's own, after --: as -- -var T 300.")
     ] = None,
-    elements: Annotated[
-        str | None, typer.Option(help='Symbols of the atom types, as "O,H"; by default by mass.')
-    ] = None,
-    charge: Charge = None,
-    field: Field = None,
-    committee: Committee = None,
-    device: Device = "auto",
-    threads: Threads = None,
 ) -> None:
     """Run a LAMMPS input script with the model as its potential.
 
@@ -51,19 +39,22 @@ def lammps(
       mpiexec -n 2 phicalc lammps model.pt in.lmp
     """
     from phicalc.engines.lammps_script import run_script
+    from phicalc.machine.device import resolve_device
 
+    resolve_device(evaluation.device)
+    elements = evaluation.symbols  # both before LAMMPS writes its log
     rank = _Rank()
     try:
         evaluations = run_script(
-            [model, *(committee or [])],
+            [model, *evaluation.committee],
             script,
             arguments or (),
             watch=rank.watch,
-            elements=None if elements is None else _symbols(elements),
-            charge=charge,
-            field=field,
-            device=device,
-            threads=threads,
+            elements=elements,
+            charge=evaluation.charge,
+            field=evaluation.field,
+            device=evaluation.device,
+            threads=evaluation.threads,
         )
     except PhicalcError as error:
         if rank.first:
@@ -95,10 +86,3 @@ class _Rank:
             os._exit(getattr(error, "exit_status", 1))
 
         return end
-
-
-def _symbols(text: str) -> list[str]:
-    found = [part.strip() for part in text.split(",")]
-    if not all(found):
-        raise ConfigError(f'--elements: expected symbols as "O,H", got {text!r}')
-    return found

@@ -2,30 +2,31 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phicalc.cli.arguments import Charge, Device, Field, Model, Overwrite, say
+from phicalc.cli.arguments import Model, Overwrite, say
+from phicalc.cli.options import OptionsOf, command
+
+if TYPE_CHECKING:
+    from phicalc.cli.evaluation import Structures
 
 commands = typer.Typer()
 
 
-@commands.command()
+@command(commands)
 def predict(
     model: Model,
     structures: Annotated[Path, typer.Argument(help="Structures: extxyz(.gz) or ASE's formats.")],
+    evaluation: Annotated["Structures", OptionsOf("phicalc.cli.evaluation")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="File to write, .xyz or .extxyz.")
     ] = Path("predicted.xyz"),
     overwrite: Overwrite = False,
-    charge: Charge = None,
-    field: Field = None,
-    device: Device = "auto",
     features: Annotated[
         bool, typer.Option("--features", help="Add the atoms' features after the last step.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Structures at a time.")] = 8,
 ) -> None:
     """Energies, forces, stress, charges and dipoles of many structures, as extended XYZ.
 
@@ -53,11 +54,11 @@ def predict(
             structures,
             output,
             overwrite=overwrite,
-            device=device,
-            charge=charge,
-            field=field,
+            device=evaluation.device,
+            charge=evaluation.charge,
+            field=evaluation.field,
             features=features,
-            batch_size=batch_size,
+            batch_size=evaluation.batch_size,
             progress=show,
         )
     atoms = sum(len(prediction.forces) for prediction in found)

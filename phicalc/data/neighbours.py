@@ -10,21 +10,20 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from ase.geometry import minkowski_reduce
 from matscipy.neighbours import neighbour_list
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
 from phicalc.checks.structure import check_cell, check_density, check_positions
+from phicalc.data.lattice import deformation, periodic_frame, reduction
 from phicalc.errors import ConfigError
 
 Array = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_SEARCH_MARGIN = 1e-6  # Å; the search may round, our own comparison at the cutoff decides
-_SKEWED = 2.0  # product of the cell vectors' lengths over the volume; reduced ones have at most √2
+SEARCH_MARGIN = 1e-6  # Å; the search may round, our own comparison at the cutoff decides
 _SEARCH_BINS, _BINS_PER_ATOM = 1_000_000, 8  # a huge vacuum must not fill memory with empty bins
 
 
@@ -63,7 +62,22 @@ class Neighbours:
         return edge_shifts
 
 
-class NeighbourList:
+class Skin:
+    """What every list with a Verlet skin is told and counts; see `NeighbourList`."""
+
+    def __init__(self, cutoff: float, skin: float = 1.0) -> None:
+        if not (np.isfinite(cutoff) and cutoff > 0):
+            raise ConfigError(f"expected a positive cutoff in Å, got {cutoff}")
+        if not (np.isfinite(skin) and skin >= 0):
+            raise ConfigError(f"expected a skin of 0 Å or more, got {skin}")
+        self.cutoff = float(cutoff)
+        self.skin = float(skin)
+        self.topology = 0
+        self.rebuilds = 0
+        self.updates = 0
+
+
+class NeighbourList(Skin):
     """Neighbour list with a Verlet skin.
 
     Rebuilt when 2·max|u| + r_build·max(0, 1−σ_min(F)) > r_build − r_c, where r_build is the
@@ -85,17 +99,7 @@ class NeighbourList:
         How often the list was built and asked for.
     """
 
-    def __init__(self, cutoff: float, skin: float = 1.0) -> None:
-        if not (np.isfinite(cutoff) and cutoff > 0):
-            raise ConfigError(f"expected a positive cutoff in Å, got {cutoff}")
-        if not (np.isfinite(skin) and skin >= 0):
-            raise ConfigError(f"expected a skin of 0 Å or more, got {skin}")
-        self.cutoff = float(cutoff)
-        self.skin = float(skin)
-        self.topology = 0
-        self.rebuilds = 0
-        self.updates = 0
-        self._list: _Candidates | None = None
+    _list: "_Candidates | None" = None
 
     def update(self, positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike) -> Neighbours:
         """Edges of the current geometry.
@@ -219,14 +223,8 @@ class _Candidates:
     def _adopt_cell(self, cell: Array) -> None:
         """Go over to a deformed cell: expected positions F·start and what is left of the skin."""
         self.cell = cell.copy()
-        self.expected, self.shrinkage = self.start, 0.0
-        if self.pbc.any() and not np.array_equal(cell, self.start_cell):
-            gradient = np.linalg.solve(
-                periodic_frame(self.start_cell, self.pbc), periodic_frame(cell, self.pbc)
-            )
-            smallest = float(np.linalg.svd(gradient, compute_uv=False)[-1])
-            self.expected = self.start @ gradient
-            self.shrinkage = self.r_build * max(0.0, 1.0 - smallest)
+        gradient, self.shrinkage = deformation(self.start_cell, cell, self.pbc, self.r_build)
+        self.expected = self.start if gradient is None else self.start @ gradient
         self._translate()
 
     def _translate(self) -> None:
@@ -301,59 +299,6 @@ class _Candidates:
         )
 
 
-def periodic_cell(cell: Array, pbc: BoolArray) -> Array:
-    """Cell vectors (3, 3) in Å of the lattice as given, zero where it is not periodic.
-
-    Where they are very long for their volume, others of the same lattice take their place: sums
-    over its points depend on no choice of vectors, but what they cost does.
-    """
-    operation = reduction(cell, pbc) if pbc.all() else None
-    return np.where(pbc[:, None], cell if operation is None else operation @ cell, 0.0)
-
-
-def reduction(cell: Array, pbc: BoolArray) -> IntArray | None:
-    """Integers (3, 3) that make short cell vectors of very skewed ones; None where they are not."""
-    vectors = cell[pbc]
-    lengths = np.sqrt((vectors * vectors).sum(axis=1))
-    volume = np.sqrt(max(0.0, float(np.linalg.det(vectors @ vectors.T))))
-    if float(lengths.prod()) <= _SKEWED * volume:
-        return None
-    operation: IntArray = minkowski_reduce(cell, pbc)[1]
-    return operation
-
-
-def periodic_frame(cell: Array, pbc: BoolArray) -> Array:
-    """Cell vectors, with unit normals in place of the non-periodic ones.
-
-    Parameters
-    ----------
-    cell
-        (3, 3) in Å; rows of non-periodic directions are ignored.
-    pbc
-        (3,) periodic directions.
-
-    Returns
-    -------
-    (3, 3) in Å, non-singular: non-periodic rows are orthonormal and normal to the periodic ones.
-    """
-    frame = cell.copy()
-    periodic = np.flatnonzero(pbc)
-    if len(periodic) == 0:
-        return np.eye(3)
-    if len(periodic) == 1:
-        row = int(periodic[0])
-        axis = np.eye(3)[int(np.abs(cell[row]).argmin())]
-        first = np.cross(cell[row], axis)
-        frame[(row + 1) % 3] = first / np.linalg.norm(first)
-        second = np.cross(cell[row], first)
-        frame[(row + 2) % 3] = second / np.linalg.norm(second)
-    elif len(periodic) == 2:
-        row = int(np.flatnonzero(~pbc)[0])
-        normal = np.cross(cell[(row + 1) % 3], cell[(row + 2) % 3])
-        frame[row] = normal / np.linalg.norm(normal)
-    return frame
-
-
 def _ascending(keys: IntArray) -> IntArray:
     """The order that sorts different integers.
 
@@ -380,7 +325,7 @@ def _half_pairs(
     wrapped = positions - images @ frame
     box, origin, radius = _search_box(wrapped @ inverse, frame, pbc, r_build)
     i, j, shift = neighbour_list(
-        "ijS", positions=wrapped - origin, cell=box, pbc=pbc, cutoff=radius + _SEARCH_MARGIN
+        "ijS", positions=wrapped - origin, cell=box, pbc=pbc, cutoff=radius + SEARCH_MARGIN
     )
     # the first non-zero component decides between an atom's image at S and the one at −S
     own = np.flatnonzero(i == j)
@@ -398,7 +343,7 @@ def _half_pairs(
         shifts = shifts @ operation
     if radius > r_build:
         vectors = wrapped[sender] - wrapped[receiver] + shift @ box
-        close = (vectors * vectors).sum(axis=1) <= (r_build + _SEARCH_MARGIN) ** 2
+        close = (vectors * vectors).sum(axis=1) <= (r_build + SEARCH_MARGIN) ** 2
         return receiver[close], sender[close], shifts[close]
     return receiver, sender, shifts
 

@@ -34,11 +34,15 @@ class Labels:
     values
         By the names of :data:`phicalc.fields.LABELS`, shapes and units as there: energy the raw
         total, stress (3, 3) of ASE's sign (tension positive).
+    ignored
+        Names of labels that are there and mean nothing for the structure's periodicity.
     """
 
-    def __init__(self, *, total_charge: float = 0.0, **values: Any) -> None:
+    def __init__(
+        self, *, total_charge: float = 0.0, ignored: Collection[str] = (), **values: Any
+    ) -> None:
         assert set(values) <= set(LABELS), set(values) - set(LABELS)
-        self.total_charge = total_charge
+        self.total_charge, self.ignored = total_charge, tuple(ignored)
         self._values = {name: value for name, value in values.items() if value is not None}
 
     def __getattr__(self, name: str) -> Any:
@@ -54,12 +58,13 @@ class Labels:
     def only(self, names: Collection[str]) -> "Labels":
         """The same with all other labels left out (the total charge stays)."""
         kept = {name: value for name, value in self._values.items() if name in names}
-        return Labels(total_charge=self.total_charge, **kept)
+        return Labels(total_charge=self.total_charge, ignored=self.ignored, **kept)
 
     def filled(self, names: Collection[str], number: int) -> "Labels":
         """The same with NaN for those of ``names`` that a structure of ``number`` atoms lacks."""
         absent = {name: np.full(PROPERTY[name].shape_of(number), np.nan) for name in names}
-        return Labels(total_charge=self.total_charge, **{**absent, **self._values})
+        everything = {**absent, **self._values}
+        return Labels(total_charge=self.total_charge, ignored=self.ignored, **everything)
 
 
 def read_structures(path: str | Path) -> list[Atoms]:
@@ -135,8 +140,8 @@ def labels_of(atoms: Atoms, names: Collection[str] = LABELS) -> Labels:
     return Labels(**found, total_charge=total_charge_of(atoms))
 
 
-def labels_in_some(frames: Sequence[Atoms]) -> list[str]:
-    """Names of the labels that at least one structure has and that are defined for it.
+def labels_in_some(frames: Sequence[Atoms], names: Collection[str] = LABELS) -> list[str]:
+    """Those of the labels that at least one structure has and that are defined for it.
 
     What has another shape than a label in each of them (|μ| as dipole, dipoles per atom) is
     something else by that name, and no label.
@@ -146,12 +151,13 @@ def labels_in_some(frames: Sequence[Atoms]) -> list[str]:
     DataError
         Results that belong to another geometry.
     """
-    pairs = [(atoms, _stored_results(atoms)) for atoms in frames]
-    return [
-        name
-        for name in LABELS
-        if any(is_defined(name, pair[0]) and _is_label(*pair, name) for pair in pairs)
-    ]
+    missing = set(names)
+    for atoms in frames:
+        if not missing:  # no need to look at all of them
+            break
+        results = _stored_results(atoms)
+        missing -= {n for n in missing if is_defined(n, atoms) and _is_label(atoms, results, n)}
+    return [name for name in LABELS if name in set(names) - missing]
 
 
 def has_label(atoms: Atoms, name: str) -> bool:
@@ -189,8 +195,8 @@ def check_labels(
     needed: Collection[str],
     max_force: float = MAXIMUM_FORCE,
     partial: Collection[str] = (),
-) -> None:
-    """A training set that has every needed label, finite and not absurd.
+) -> list[Labels]:
+    """Labels of a training set that has every needed one, finite and not absurd.
 
     In every frame, but for those that ``partial`` names. What is not defined for a frame's
     periodicity (:func:`is_defined`) is not looked at.
@@ -206,6 +212,11 @@ def check_labels(
     partial
         Those of the needed labels that some frames, but not all, may lack.
 
+    Returns
+    -------
+    list of Labels
+        Of each frame the needed ones that are defined for it, and which are ignored.
+
     Raises
     ------
     DataError
@@ -218,8 +229,9 @@ def check_labels(
         raise DataError("expected at least one structure, got none")
     problems: dict[str, list[int]] = {}
     first: dict[str, str] = {}
+    found: list[Labels] = []
     for number, atoms in enumerate(frames):
-        for problem in _problems(atoms, needed, max_force):
+        for problem in _problems(atoms, needed, max_force, found):
             # of one kind, whatever the numbers that a frame has there
             kind = first.setdefault(problem.partition(", got ")[0], problem)
             problems.setdefault(kind, []).append(number)
@@ -243,11 +255,14 @@ def check_labels(
             + ("name the column (data.keys, or eval --key), " if hints else "")
             + "or train without that label"
         )
-    name_spins(frames, [total_charge_of(atoms) for atoms in frames], labelled=True)
+    name_spins(frames, [labels.total_charge for labels in found], labelled=True)
+    return found
 
 
-def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterator[str]:
-    """What is wrong with one frame."""
+def _problems(
+    atoms: Atoms, needed: Collection[str], max_force: float, found: list[Labels]
+) -> Iterator[str]:
+    """What is wrong with one frame; its labels are added to those found, if they can be read."""
     if len(atoms) == 0:
         yield "no atoms"
         return
@@ -262,17 +277,15 @@ def _problems(atoms: Atoms, needed: Collection[str], max_force: float) -> Iterat
                 "judged,"
             )
         results, total = _stored_results(atoms), total_charge_of(atoms)
-        looked = [name for name in LABELS if name in needed and is_defined(name, atoms)]
-        labels = Labels(**{n: _label(atoms, results, n) for n in looked}, total_charge=total)
-        absent = [n for n in LABELS if n in needed and _stored(atoms, results, n) is None]
+        there = [n for n in LABELS if n in needed and _stored(atoms, results, n) is not None]
+        ignored = [name for name in there if not is_defined(name, atoms)]
+        values = {n: _label(atoms, results, n) for n in there if n not in ignored}
     except (DataError, StructureError) as error:
         yield str(error)
         return
-    yield from (f"no {name}" for name in absent)
-    for name in looked:
-        value = getattr(labels, name)
-        if value is None:
-            continue
+    found.append(Labels(total_charge=total, ignored=ignored, **values))
+    yield from (f"no {name}" for name in LABELS if name in needed and name not in there)
+    for name, value in values.items():
         if not np.isfinite(value).all():
             yield f"NaN or infinite {name}"
         else:

@@ -12,7 +12,8 @@ from ase import Atoms
 from torch import Tensor
 
 from phicalc import fields
-from phicalc.data.neighbours import build_neighbours, periodic_cell
+from phicalc.data.lattice import periodic_cell
+from phicalc.data.neighbours import build_neighbours
 
 Graph = dict[str, Tensor]
 
@@ -64,6 +65,22 @@ def joined(graphs: Sequence[Graph]) -> Graph:
         batch[fields.EDGE_INDEX] = torch.cat(shifted, dim=1)
     batch[fields.BATCH] = torch.repeat_interleave(torch.arange(len(graphs)), torch.tensor(sizes))
     return batch
+
+
+def on_device(graph: Graph, device: torch.device) -> Graph:
+    """A graph of the CPU on a device, with what a CPU asks for kept beside it."""
+    if device.type == "cpu":
+        return graph
+    counts = torch.bincount(graph[fields.EDGE_INDEX][1], minlength=len(graph[fields.SPECIES]))
+    return {
+        **{name: value.to(device) for name, value in graph.items()},
+        **cpu_entries(graph[fields.CELL], graph[fields.PBC], counts.sort()[0]),
+    }
+
+
+def cpu_entries(cell: Tensor, pbc: Tensor, counts: Tensor) -> Graph:
+    """What a CPU asks for while a device computes: CELL, PBC and edges to each atom, ascending."""
+    return {fields.CPU_CELL: cell, fields.CPU_PBC: pbc, fields.NEIGHBOUR_COUNTS: counts}
 
 
 def grouped(

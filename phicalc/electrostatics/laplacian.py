@@ -52,9 +52,8 @@ def adjacency_matrix(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Ten
 
     Edges must be sorted by receiver; several images of one pair may stand side by side.
     """
-    counts = torch.bincount(edge_index[1], minlength=num_nodes)
-    rows = torch.zeros(num_nodes + 1, dtype=torch.int64, device=weights.device)
-    rows[1:] = torch.cumsum(counts, 0)
+    nodes = torch.arange(num_nodes + 1, device=weights.device)
+    rows = torch.searchsorted(edge_index[1].contiguous(), nodes)
     shape = [num_nodes, num_nodes]
     return torch.sparse_csr_tensor(
         rows, edge_index[0], weights, shape, dtype=weights.dtype, device=weights.device

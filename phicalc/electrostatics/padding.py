@@ -11,6 +11,8 @@ from torch import Tensor
 
 def row_slots(batch: Tensor, num_structures: int) -> Tuple[Tensor, int]:
     """Place of every atom (N,) in the flattened (B, M) rows, and M."""
+    if num_structures == 1:  # nothing to count, nor for a GPU to wait for
+        return torch.arange(batch.shape[0], device=batch.device), batch.shape[0]
     counts = torch.bincount(batch, minlength=num_structures)
     size = int(counts.max())
     first = torch.cumsum(counts, 0) - counts

@@ -371,7 +371,7 @@ class PhiCalculator(OneThreadCalculator):
                 "no spectrum: expected a Φ head in the first model, got one without"
             )
         eigenvalues, coefficients = spectrum(
-            output[fields.LAPLACIAN_WEIGHTS],
+            output[fields.LAPLACIAN_WEIGHTS].cpu(),
             graph[fields.EDGE_INDEX].cpu(),
             output[fields.POTENTIAL],
             modes,

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from phicalc.errors import ModelFileError
+from phicalc.errors import ConfigError, ModelFileError
 from phicalc.machine.archive import anew, read_whole, sound_parts
 from phicalc.machine.files import write_bytes
 from phicalc.machine.modes import own_modes
@@ -101,7 +100,7 @@ def load_checkpoint(path: str | Path, dtype: Optional[str] = None) -> Checkpoint
         config, elements = payload["config"], payload["elements"]
         potential = rebuild(config, elements, payload["state_dict"], dtype)
         extra = dict(payload["extra"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValidationError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise ModelFileError(
             f"expected a complete phicalc checkpoint in {path}: {reason}"
@@ -130,7 +129,7 @@ def rebuild(
 
     Raises
     ------
-    KeyError, TypeError, AttributeError, RuntimeError, ValidationError
+    KeyError, TypeError, AttributeError, RuntimeError, ConfigError
         they are not those of one potential
     """
     known = ModelConfig.stored(config)

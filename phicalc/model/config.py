@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from phicalc.checks.settings import Settings
 from phicalc.electrostatics.capabilities import (
     DENSE_LIMIT,
     FROM_SURROUNDINGS,
@@ -13,13 +14,7 @@ from phicalc.electrostatics.capabilities import (
 )
 
 
-class StrictModel(BaseModel):
-    """Base of all configurations: an unknown key is an error, not a silent nothing."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class PaiNNConfig(StrictModel):
+class PaiNNConfig(Settings):
     """Polarisable atom interaction network (arXiv 2102.03150)."""
 
     kind: Literal["painn"] = "painn"
@@ -28,7 +23,7 @@ class PaiNNConfig(StrictModel):
     radial: int = Field(default=20, ge=1, description="number of radial Bessel functions")
 
 
-class SchNetConfig(StrictModel):
+class SchNetConfig(Settings):
     """Continuous-filter convolutional network (arXiv 1706.08566)."""
 
     kind: Literal["schnet"] = "schnet"
@@ -41,7 +36,7 @@ class SchNetConfig(StrictModel):
     )
 
 
-class DensityConfig(StrictModel):
+class DensityConfig(Settings):
     """Many-body message passing on densities of neighbours (10.1103/PhysRevB.99.014104)."""
 
     kind: Literal["density"] = "density"
@@ -50,7 +45,7 @@ class DensityConfig(StrictModel):
     radial: int = Field(default=8, ge=1, description="number of radial Bessel functions")
 
 
-class PhiConfig(StrictModel):
+class PhiConfig(Settings):
     """Graph-Poisson head (arXiv 2505.14606), in its variational form."""
 
     kind: Literal["phi"] = "phi"
@@ -81,7 +76,7 @@ Accuracy = Annotated[
 ]
 
 
-class QEqConfig(StrictModel):
+class QEqConfig(Settings):
     """Charge equilibration head (CELLI, arXiv 2501.19179), in its variational form."""
 
     kind: Literal["qeq"] = "qeq"
@@ -99,7 +94,7 @@ class QEqConfig(StrictModel):
         )
 
 
-class PhiCoulombConfig(StrictModel):
+class PhiCoulombConfig(Settings):
     """Φ with Coulomb: charge flows along the edges in the field of all charges."""
 
     kind: Literal["phi-coulomb"] = "phi-coulomb"
@@ -131,7 +126,7 @@ class PhiCoulombConfig(StrictModel):
         )
 
 
-class LocalChargesConfig(StrictModel):
+class LocalChargesConfig(Settings):
     """Charges straight from the features plus their Coulomb energy."""
 
     kind: Literal["local"] = "local"
@@ -148,7 +143,7 @@ class LocalChargesConfig(StrictModel):
         )
 
 
-class PhiSpectralConfig(StrictModel):
+class PhiSpectralConfig(Settings):
     """Baseline: the Φ-Module as published (arXiv 2505.14606), on each structure's own modes.
 
     Not extensive: k modes serve a structure of any size.
@@ -167,7 +162,7 @@ class PhiSpectralConfig(StrictModel):
         return HeadCapabilities(potential=True)
 
 
-class PooledConfig(StrictModel):
+class PooledConfig(Settings):
     """Baseline: a scalar energy from the mean features of a structure.
 
     No physics and no charges; not extensive.
@@ -193,11 +188,11 @@ HeadConfig = Annotated[
 ]
 
 
-class ModelConfig(StrictModel):
+class ModelConfig(Settings):
     """A potential: one backbone, any number of electrostatics heads, core repulsion."""
 
     backbone: BackboneConfig = PaiNNConfig()
-    heads: list[HeadConfig] = [PhiConfig()]
+    heads: list[HeadConfig] = Field(default=[PhiConfig()])
     cutoff: float = Field(default=5.0, gt=0, le=20, description="r_c in Å")
     zbl: bool = Field(default=True, description="add the ZBL core repulsion")
     contact: bool = Field(
@@ -235,7 +230,7 @@ class ModelConfig(StrictModel):
     @classmethod
     def stored(cls, content: Mapping[str, Any]) -> "ModelConfig":
         """The configuration that a file holds: what it was written without is as it was then."""
-        return cls.model_validate({"charge_embedding": "total", **content})
+        return cls(**{"charge_embedding": "total", **content})
 
     @model_validator(mode="after")
     def _heads_differ(self) -> "ModelConfig":

@@ -188,7 +188,13 @@ class Potential(nn.Module):
                 charge = charge / (atoms * self.charge_scale)
             initial = (charge.to(dtype)[:, None, None] * self.charge_embedding).flatten(0, 1)
         features: List[Tensor] = self.backbone(
-            species, initial, graph[fields.EDGE_INDEX], vectors.to(dtype), gates.to(dtype), kinds
+            species,
+            initial,
+            graph[fields.EDGE_INDEX],
+            vectors.to(dtype),
+            gates.to(dtype),
+            kinds,
+            graph.get(fields.NEIGHBOUR_COUNTS),
         )
         return features
 

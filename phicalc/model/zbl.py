@@ -49,8 +49,10 @@ class CoreRepulsion(nn.Module):
         """Per-atom energies (N,) | eV, from distances (E,) | Å, float64."""
         i, j = species_index[edge_index[1]], species_index[edge_index[0]]
         reach = torch.clamp(self.radii[i] + self.radii[j], max=self.cutoff)
-        close = (distances < reach).nonzero().squeeze(1)
-        i, j, r = i[close], j[close], distances[close]
-        pair = screened_repulsion(r, self.numbers[i], self.numbers[j])
-        pair = pair * steep_envelope(r / reach[close])
-        return 0.5 * node_sum(pair, edge_index[:, close], species_index.shape[0])
+        if distances.device.type == "cpu":  # a GPU has sooner computed zeros than counted the rest
+            close = (distances < reach).nonzero().squeeze(1)
+            i, j, distances, reach = i[close], j[close], distances[close], reach[close]
+            edge_index = edge_index[:, close]
+        pair = screened_repulsion(distances, self.numbers[i], self.numbers[j])
+        pair = pair * steep_envelope(distances / reach)
+        return 0.5 * node_sum(pair, edge_index, species_index.shape[0])

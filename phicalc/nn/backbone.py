@@ -21,6 +21,7 @@ class Backbone(nn.Module):
         edge_vectors: Tensor,
         edge_gates: Tensor,
         kinds: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ after each message step, T tensors (N, F).
 
@@ -39,5 +40,8 @@ class Backbone(nn.Module):
         kinds
             (N,) int64 | atoms of one kind have the same initial features; without them all may
             differ
+        counts
+            (N,) int64 | edges to each atom, ascending, on the CPU: known there, nobody has to wait
+            for a GPU to count them; without them they are counted
         """
         raise NotImplementedError

@@ -203,12 +203,15 @@ class DensityNetwork(Backbone):
         edge_vectors: Tensor,
         edge_gates: Tensor,
         kinds: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ, each (N, F); edges sorted by receiver."""
         alike = self.embedding(species_index) + initial
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
         block = block_size(num_nodes, edge_vectors, self.block, self.small_block)
-        rows = neighbour_rows(edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block)
+        rows = neighbour_rows(
+            edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block, counts
+        )
         kind = rows.order if kinds is None else kinds.index_select(0, rows.order)
         species = species_index.index_select(0, kind)
         scalars = alike.index_select(0, kind)

@@ -189,6 +189,7 @@ class PaiNN(Backbone):
         edge_vectors: Tensor,
         edge_gates: Tensor,
         kinds: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features h¹ … hᵀ, each (N, F).
 
@@ -205,12 +206,16 @@ class PaiNN(Backbone):
         kinds
             (N,) int64 | where atoms that start alike are of one kind, the first two are of each
             kind, (T,) and (T, F), and this is the kind of each atom
+        counts
+            (N,) int64 | edges to each atom, ascending, on the CPU, where they are known
         """
         alike = self.embedding(species_index) + initial
         few = kinds is not None and 4 * alike.shape[0] <= alike.shape[1]
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
         block = block_size(num_nodes, edge_vectors, self.block, self.small_block)
-        rows = neighbour_rows(edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block)
+        rows = neighbour_rows(
+            edge_index, edge_vectors, edge_gates, num_nodes, self.cutoff, block, counts
+        )
         kind = rows.order if kinds is None else kinds.index_select(0, rows.order)
         scalars = alike.index_select(0, kind)
         vectors = torch.zeros(

@@ -5,7 +5,7 @@ of atoms with about as many neighbours, (n, K, M) by (n, M, F), with M the wides
 rows. That never forms a tensor of edges × K × F.
 """
 
-from typing import List, NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -54,24 +54,28 @@ def neighbour_rows(
     num_nodes: int,
     cutoff: float,
     block: int,
+    known: Optional[Tensor] = None,
 ) -> Rows:
-    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows."""
-    receivers = edge_index[1]
+    """Edges (2, E) sorted by receiver, with vectors (E, 3) and gates (E,), as padded rows.
+
+    The numbers of neighbours (N,), ascending, are those known on the CPU, or else brought there.
+    """
+    receivers = edge_index[1].contiguous()
     device = receivers.device
-    counts = torch.bincount(receivers, minlength=num_nodes)
+    starts = torch.searchsorted(receivers, torch.arange(num_nodes + 1, device=device))
+    counts = starts[1:] - starts[:-1]
     ascending, order = torch.sort(counts, stable=True)
     rank = torch.empty_like(order).index_copy(0, order, torch.arange(num_nodes, device=device))
     atoms = [min(block, num_nodes - start) for start in range(0, num_nodes, block)]
-    sizes = torch.tensor(atoms, device=device)
-    widest = ascending.index_select(0, torch.cumsum(sizes, 0) - 1)
-    widths: List[int] = widest.tolist()
-    row_widths = torch.repeat_interleave(widest, sizes, output_size=num_nodes)
-    row_starts = (torch.cumsum(row_widths, 0) - row_widths).index_select(0, rank)
-    shift = row_starts - (torch.cumsum(counts, 0) - counts)
-    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
+    last = torch.cumsum(torch.tensor(atoms, device=torch.device("cpu")), 0) - 1
+    widths: List[int] = (ascending if known is None else known).cpu().index_select(0, last).tolist()
     places = 0
+    of_blocks: List[Tensor] = []
     for number, width in zip(atoms, widths):
+        of_blocks.append(torch.arange(number, device=device) * width + places)
         places += number * width
+    shift = joined(of_blocks).index_select(0, rank) - starts[:-1]
+    slot = torch.arange(receivers.shape[0], device=device) + shift.index_select(0, receivers)
     senders = torch.zeros(places, dtype=torch.int64, device=device)
     senders = senders.index_copy(0, slot, rank.index_select(0, edge_index[0]))
     vectors = torch.zeros(places, 3, dtype=edge_vectors.dtype, device=device)
@@ -84,7 +88,7 @@ def neighbour_rows(
 
 def block_size(num_nodes: int, edge_vectors: Tensor, largest: int, smallest: int) -> int:
     """Atoms of a block where the edges are: a quarter of all on a CPU, or as many as allowed."""
-    if edge_vectors.is_cuda:
+    if edge_vectors.device.type != "cpu":
         return largest
     return min(largest, max(smallest, (num_nodes + 3) // 4))
 

@@ -131,6 +131,7 @@ class SchNet(Backbone):
         edge_vectors: Tensor,
         edge_gates: Tensor,
         kinds: Optional[Tensor] = None,
+        counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
         """Node features after each interaction block.
 

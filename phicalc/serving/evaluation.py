@@ -20,8 +20,10 @@ from phicalc import fields
 from phicalc.checks.conditions import external_field, total_charge
 from phicalc.checks.structure import check_separation, check_structure, frames_of
 from phicalc.checks.support import check_support
-from phicalc.data.neighbours import NeighbourList, periodic_cell
-from phicalc.data.tensors import grouped, joined, structure_tensors
+from phicalc.data.device_neighbours import DeviceNeighbourList, DeviceNeighbours
+from phicalc.data.lattice import periodic_cell
+from phicalc.data.neighbours import NeighbourList, Neighbours
+from phicalc.data.tensors import cpu_entries, grouped, joined, on_device, structure_tensors
 from phicalc.electrostatics.solvers.eigenbasis import SolverCache
 from phicalc.errors import (
     ConvergenceError,
@@ -34,6 +36,7 @@ from phicalc.machine.modes import own_modes
 from phicalc.machine.threads import OneThread
 from phicalc.serving.metadata import ModelMetadata
 from phicalc.serving.result import Result, results_of
+from phicalc.serving.transfer import Sent, brought_back
 
 Graph = dict[str, Tensor]
 Array = NDArray[np.float64]
@@ -178,10 +181,10 @@ def _evaluate_batch(
                 sender, receiver = graph[fields.EDGE_INDEX][:, int(distances.argmin())].tolist()
                 check_separation(float(distances.min()), (sender, receiver))
             graphs.append(graph)
-    on_device = {name: value.to(model.device) for name, value in joined(graphs).items()}
+    batch = on_device(joined(graphs), model.device)
     with naming(numbers):
-        output = {name: value.cpu() for name, value in model(on_device).items()}
-        steps = [step.cpu() for step in model.features(on_device)] if features else []
+        output = brought_back(model(batch))
+        steps = [step.cpu() for step in model.features(batch)] if features else []
     results = results_of([frames[number] for number in numbers], output)
     found: list[Result] = []
     first = 0
@@ -213,7 +216,10 @@ class _Member:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Input and output of one model for one structure, on the CPU except for the graph."""
+    """Input and output of one model for one structure.
+
+    On the CPU, except for the graph and for outputs per edge (`phicalc.serving.transfer`).
+    """
 
     graph: Graph
     output: Graph
@@ -253,12 +259,14 @@ class Evaluator:
             _Member(model, SolverCache(model.metadata.capabilities.basis_size), SolverCache(0))
             for model in models
         ]
-        self._lists = {
-            cutoff: NeighbourList(cutoff, skin)
-            for cutoff in {model.metadata.cutoff for model in models}
+        self._on_cpu = self.device.type == "cpu"
+        kind = NeighbourList if self._on_cpu else DeviceNeighbourList
+        self._lists: dict[float, NeighbourList | DeviceNeighbourList] = {
+            cutoff: kind(cutoff, skin) for cutoff in {model.metadata.cutoff for model in models}
         }
         self._species: NDArray[np.int64] | None = None
         self._per_atom: Graph = {}
+        self._sent = Sent(self.device)
         self._seconds = dict.fromkeys(("neighbours", "electrostatics", "model"), 0.0)
         self._evaluations = 0
         self._thread = OneThread()
@@ -279,10 +287,11 @@ class Evaluator:
         admit(self.models, atoms, conditions)
         with self._working():
             self._set_species(atoms)
-            edges = {cutoff: self._neighbours(cutoff, atoms) for cutoff in self._lists}
-            shared = self._structure_tensors(atoms, conditions.charge)
-            if conditions.field.any():
-                shared[fields.FIELD] = torch.from_numpy(conditions.field[None]).to(self.device)
+            shared = self._structure_tensors(atoms, conditions)
+            edges = {
+                cutoff: self._neighbours(cutoff, atoms, shared[fields.POSITIONS])
+                for cutoff in self._lists
+            }
             evaluations = [
                 self._evaluate(member, atoms, {**shared, **edges[member.model.metadata.cutoff]})
                 for member in self._members
@@ -327,29 +336,38 @@ class Evaluator:
         species = torch.from_numpy(self._species).long()
         self._per_atom = {
             fields.SPECIES: species.to(self.device),
-            fields.BATCH: torch.zeros_like(species, device=self.device),
+            fields.BATCH: torch.zeros_like(species).to(self.device),
         }
         for member in self._members:
             member.restart()
 
-    def _structure_tensors(self, atoms: Atoms, charge: float) -> Graph:
+    def _structure_tensors(self, atoms: Atoms, conditions: Conditions) -> Graph:
         cell = periodic_cell(atoms.cell.array, atoms.pbc)[None]
-        return {
+        tensors = {
             **self._per_atom,
-            fields.POSITIONS: torch.tensor(atoms.positions, device=self.device),
-            fields.CELL: torch.from_numpy(cell).to(self.device),
-            fields.PBC: torch.tensor(atoms.pbc[None], device=self.device),
-            fields.TOTAL_CHARGE: torch.tensor([charge], dtype=torch.float64, device=self.device),
+            fields.POSITIONS: torch.from_numpy(atoms.positions.copy()).to(self.device),
+            fields.CELL: self._sent(fields.CELL, cell),
+            fields.PBC: self._sent(fields.PBC, atoms.pbc[None]),
+            fields.TOTAL_CHARGE: self._sent(fields.TOTAL_CHARGE, np.array([conditions.charge])),
         }
+        if conditions.field.any():
+            tensors[fields.FIELD] = self._sent(fields.FIELD, conditions.field[None])
+        return tensors
 
-    def _neighbours(self, cutoff: float, atoms: Atoms) -> Graph:
+    def _neighbours(self, cutoff: float, atoms: Atoms, positions: Tensor) -> Graph:
         start = time.perf_counter()
-        found = self._lists[cutoff].update(atoms.positions, atoms.cell.array, atoms.pbc)
+        listed, cell, pbc = self._lists[cutoff], atoms.cell.array, atoms.pbc
+        edges: Graph = {}
+        found: Neighbours | DeviceNeighbours
+        if isinstance(listed, DeviceNeighbourList):
+            found = listed.update(positions, cell, pbc)
+            cpu_cell = torch.from_numpy(periodic_cell(cell, pbc)[None])
+            edges = cpu_entries(cpu_cell, torch.from_numpy(pbc[None].copy()), found.counts)
+        else:
+            found = listed.update(atoms.positions, cell, pbc)
         check_separation(found.closest_distance, found.closest_pair)
-        edges = {
-            fields.EDGE_INDEX: found.edge_index.to(self.device),
-            fields.EDGE_VECTORS: found.edge_vectors.to(self.device),
-        }
+        edges[fields.EDGE_INDEX] = found.edge_index
+        edges[fields.EDGE_VECTORS] = found.edge_vectors
         self._seconds["neighbours"] += time.perf_counter() - start
         return edges
 
@@ -358,13 +376,13 @@ class Evaluator:
         graph.update(self._electrostatics_state(member, graph))
         prepared = time.perf_counter()
         try:
-            on_device = member.model(graph)
+            found = member.model(graph)
+            output = brought_back(found)
         except ConvergenceError:
             member.restart()  # what the next solve starts from may be the reason
             raise
-        output = {name: value.cpu() for name, value in on_device.items()}
         evaluated = time.perf_counter()
-        self._learn(member, graph, on_device)
+        self._learn(member, graph, found, output)
         self._seconds["model"] += evaluated - prepared
         self._seconds["electrostatics"] += time.perf_counter() - evaluated + prepared - start
         (result,) = results_of([atoms], output)
@@ -381,8 +399,8 @@ class Evaluator:
         }
         return {name: value for name, value in entries.items() if value is not None}
 
-    def _learn(self, member: _Member, graph: Graph, output: Graph) -> None:
-        """Show the caches the finished solves."""
+    def _learn(self, member: _Member, graph: Graph, found: Graph, output: Graph) -> None:
+        """Show the caches the finished solves, as they are on the device and on the CPU."""
         if not self.cache:
             return
         for cache, solution, iterations, residual in (
@@ -403,9 +421,9 @@ class Evaluator:
                 continue
             cache.observe(
                 self._lists[member.model.metadata.cutoff].topology,
-                output.get(fields.LAPLACIAN_WEIGHTS),
+                found.get(fields.LAPLACIAN_WEIGHTS),
                 graph[fields.EDGE_INDEX],
-                output[solution],
+                found[solution],
                 int(output[iterations]),
                 float(output[residual]),
             )

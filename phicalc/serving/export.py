@@ -14,8 +14,9 @@ from torch import Tensor
 
 from phicalc import fields
 from phicalc.checks.conditions import total_charge
+from phicalc.checks.settings import mistake
 from phicalc.data.tensors import Graph, joined, structure_tensors
-from phicalc.errors import ConvergenceError, ModelFileError
+from phicalc.errors import ConfigError, ConvergenceError, ModelFileError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
 from phicalc.machine.files import file_sha256, write_bytes
 from phicalc.machine.modes import own_modes
@@ -112,7 +113,7 @@ def _source(path: Path, dtype: str | None) -> _Source:
     state = {n.removeprefix(prefix): t for n, t in model.weights().items() if n.startswith(prefix)}
     try:
         potential = rebuild(known.config, known.elements, state, dtype)
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValidationError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
         raise ModelFileError(
             f"{path}: expected a model whose network can be built from its file, got "
             f"{' '.join(str(error).split())}; export its checkpoint instead"
@@ -236,5 +237,4 @@ def _provenance(checkpoint: Checkpoint, path: Path) -> Provenance:
     try:
         return Provenance.model_validate(content)
     except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise ModelFileError(f"{path}: its provenance is not understood (key {key!r})") from error
+        raise ModelFileError(f"{path}: its provenance: {mistake(error, content)}") from error

@@ -13,8 +13,9 @@ from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from phicalc import __version__
+from phicalc.checks.settings import mistake
 from phicalc.checks.support import ChargeRange
-from phicalc.errors import ModelFileError
+from phicalc.errors import ConfigError, ModelFileError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
 from phicalc.model.config import ModelConfig
 from phicalc.serving.capabilities import Capabilities, combined
@@ -155,7 +156,7 @@ class ModelMetadata(BaseModel):
         said = {name: content[key] for key, name in _FORMER.items() if key in content}
         try:
             known = combined(ModelConfig.stored(made_of)).model_dump()
-        except ValidationError:  # made of what is not ours
+        except ConfigError:  # made of what is not ours
             known = {}
         return {**content, "capabilities": {**known, "total_charge": False, **said}}
 
@@ -243,6 +244,4 @@ def _parse_metadata(text: bytes, name: str) -> ModelMetadata:
     try:
         return ModelMetadata.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelFileError(f"{name}: {METADATA_NAME}, key {key!r}: {first['msg']}") from error
+        raise ModelFileError(f"{name}: {METADATA_NAME}: {mistake(error, content)}") from error

@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.io.extxyz import write_extxyz
 
 from phicalc.checks.conditions import name_spins
+from phicalc.checks.settings import BATCH_SIZE
 from phicalc.checks.structure import check_field
 from phicalc.data.read import read_structures
 from phicalc.errors import ConvergenceError, OutputError, StructureError, UnsupportedError
@@ -16,9 +17,6 @@ from phicalc.machine.modes import own_modes
 from phicalc.serving.evaluation import Conditions, admit, conditions_of, evaluate_many, naming
 from phicalc.serving.model_file import LoadedModel, load_model
 from phicalc.serving.result import Result
-
-BATCH_SIZE = 8
-"""Structures at a time: on a CPU more is no faster."""
 
 FORMATS = (".xyz", ".extxyz")
 

@@ -3,23 +3,22 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from ase.data import atomic_numbers
 from pydantic import (
     AfterValidator,
-    ConfigDict,
     Field,
-    ValidationError,
     create_model,
     field_validator,
     model_validator,
 )
 
 from phicalc import fields
+from phicalc.checks.settings import BATCH_SIZE, Settings, validated
 from phicalc.errors import ConfigError
-from phicalc.model.config import ModelConfig, StrictModel
+from phicalc.model.config import ModelConfig
 
 
 def _label(name: str) -> str:
@@ -32,16 +31,7 @@ Property = Annotated[str, AfterValidator(_label)]
 """A name of :data:`phicalc.fields.LABELS`."""
 
 
-class Section(StrictModel):
-    """A part of the configuration; numbers must be finite."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-SectionKind = TypeVar("SectionKind", bound=Section)
-
-
-class LabelKeys(Section):
+class LabelKeys(Settings):
     """Names of the columns in ``info``, ``arrays`` or stored results to read from, if not ours.
 
     What a frame has under our own name is then not looked at. ``phicalc eval`` takes the same as
@@ -70,7 +60,7 @@ class LabelKeys(Section):
         return {name: key for name, key in self if key is not None}
 
 
-class DataConfig(Section):
+class DataConfig(Settings):
     """Where the structures come from; paths are relative to the working directory.
 
     Any structure may lack any label that the loss asks for: it costs nothing there, and what each
@@ -136,13 +126,13 @@ class DataConfig(Section):
         return self
 
 
-def _by_label(kind: str, defaults: Mapping[str, float | None], **limits: Any) -> type[Section]:
+def _by_label(kind: str, defaults: Mapping[str, float | None], **limits: Any) -> type[Settings]:
     """A section with a number for each label."""
     described: dict[str, Any] = {
         name: (float, Field(default=default, description=_described(kind, name), **limits))
         for name, default in defaults.items()
     }
-    return create_model(f"_{kind}", __base__=Section, **described)
+    return create_model(f"_{kind}", __base__=Settings, **described)
 
 
 def _described(kind: str, name: str) -> str:
@@ -174,7 +164,7 @@ class LossDeltas(_Deltas):
     """Where the Huber loss turns from quadratic to linear, in the property's own unit."""
 
 
-class LossConfig(Section):
+class LossConfig(Settings):
     """Weighted sum over properties of the mean loss of their components."""
 
     kind: Literal["huber", "mse"] = "huber"
@@ -196,7 +186,7 @@ class LossConfig(Section):
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class AdamWConfig(Section):
+class AdamWConfig(Settings):
     """AdamW (arXiv 1711.05101); biases, embeddings and physical scalars are never decayed."""
 
     kind: Literal["adamw"] = "adamw"
@@ -212,7 +202,7 @@ class AdamWConfig(Section):
     betas: tuple[Decay, Decay] = (0.9, 0.999)
 
 
-class SOAPConfig(Section):
+class SOAPConfig(Settings):
     """Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321), of each matrix.
 
     Biases and physical parameters have no basis of their own: theirs is plain Adam. Weight decay
@@ -239,7 +229,7 @@ class SOAPConfig(Section):
 OptimizerConfig = Annotated[AdamWConfig | SOAPConfig, Field(discriminator="kind")]
 
 
-class CosineConfig(Section):
+class CosineConfig(Settings):
     """Linear warm-up, then half a cosine down to ``final_fraction`` of the peak."""
 
     kind: Literal["cosine"] = "cosine"
@@ -247,7 +237,7 @@ class CosineConfig(Section):
     final_fraction: float = Field(default=0.01, ge=0, le=1)
 
 
-class PlateauConfig(Section):
+class PlateauConfig(Settings):
     """Linear warm-up, then a cut by ``factor`` whenever the validation loss stops falling."""
 
     kind: Literal["plateau"] = "plateau"
@@ -263,7 +253,7 @@ class PlateauConfig(Section):
 ScheduleConfig = Annotated[CosineConfig | PlateauConfig, Field(discriminator="kind")]
 
 
-class TrainConfig(Section):
+class TrainConfig(Settings):
     """Everything a training run depends on."""
 
     output: Path = Field(description="directory of checkpoints and logs")
@@ -293,7 +283,7 @@ class TrainConfig(Section):
         description="structures per step, over all processes; with a head that sums Coulomb, "
         "memory grows as it and as the square of the atoms of the largest",
     )
-    valid_batch_size: int = Field(default=8, ge=1)
+    valid_batch_size: int = Field(default=BATCH_SIZE, ge=1)
     validate_epochs: int = Field(default=1, ge=1, description="epochs between validations")
     gradient_clip: float | None = Field(
         default=10.0, gt=0, description="largest global gradient norm"
@@ -325,7 +315,7 @@ class TrainConfig(Section):
     def stored(cls, content: dict[str, Any]) -> "TrainConfig":
         """The configuration that a file of an earlier run holds, as it was then."""
         model = ModelConfig.stored(content.get("model", {}))
-        return cls.model_validate({**content, "model": model})
+        return cls(**{**content, "model": model})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the whole run in optimiser steps; the cosine is planned by it."""
@@ -386,57 +376,3 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         found = "an empty file" if content is None else type(content).__name__
         raise ConfigError(f"{path}: expected a mapping of keys to values, got {found}")
     return content
-
-
-def validated(kind: type[SectionKind], content: dict[str, Any], source: str) -> SectionKind:
-    """The content as a configuration of a kind; errors as in :func:`load_config`."""
-    try:
-        return kind.model_validate(content)
-    except ValidationError as error:
-        problems = error.errors()
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{source}: {_describe(first, content)}{more}") from None
-
-
-def _describe(problem: Any, content: object) -> str:
-    """One pydantic problem as 'dotted.key: what is wrong'."""
-    key = ".".join(_key_path(problem["loc"], content)) or "top level"
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key"
-        case "missing":
-            return f"{key}: missing"
-        case "union_tag_not_found":
-            return f"{key}.kind: missing; it says which kind of {key.split('.')[-1]} is meant"
-        case "union_tag_invalid":
-            context = problem["ctx"]
-            return f"{key}.kind: expected one of {context['expected_tags']}, got {context['tag']!r}"
-        case "too_short":
-            context = problem["ctx"]
-            least, found = context["min_length"], context["actual_length"]
-            return f"{key}: expected at least {least}, got {found}"
-        case "value_error":
-            return f"{key}: {problem['ctx']['error']}"
-    message = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    return f"{key}: expected {message}, got {problem['input']!r}"
-
-
-def _key_path(location: tuple[str | int, ...], content: object) -> list[str]:
-    """The location as it is written in the file: without the tags that pydantic puts in.
-
-    In a union told apart by ``kind`` pydantic adds the kind to the path
-    (``schedule.cosine.warmup_steps``); the user never wrote that key, nor need the kind be given.
-    """
-    path: list[str] = []
-    for place, part in enumerate(location, 1):
-        if isinstance(content, dict) and part not in content and place < len(location):
-            continue
-        path.append(str(part))
-        if isinstance(content, dict):
-            content = content.get(part)
-        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
-            content = content[part]
-        else:
-            content = None
-    return path

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from ase import Atoms
@@ -16,7 +16,14 @@ from phicalc import fields
 from phicalc.data.graph import to_graph
 from phicalc.data.graph_file import GraphFile, Record, record_of, tensors_of
 from phicalc.data.keys import take_names
-from phicalc.data.read import check_labels, is_defined, labels_of, read_structures, require_file
+from phicalc.data.read import (
+    Labels,
+    check_labels,
+    is_defined,
+    labels_of,
+    read_structures,
+    require_file,
+)
 from phicalc.data.reference import ReferenceFit, fit_reference_energies, isolated_energies
 from phicalc.data.splits import split
 from phicalc.errors import DataError
@@ -25,12 +32,7 @@ from phicalc.machine.cores import on_all_cores
 from phicalc.machine.files import file_sha256
 from phicalc.train.config import DataConfig, Property, TrainConfig
 from phicalc.train.graph_cache import GraphSource, graphs_from
-from phicalc.train.labels import (
-    ignored_labels,
-    labelled_structures,
-    labels_somewhere,
-    require_defined,
-)
+from phicalc.train.labels import labelled_structures, labels_somewhere, require_defined
 
 ATOMS_WORTH_A_PROCESS = 200_000
 """Their graphs take a core about as long as a process takes to start."""
@@ -51,6 +53,13 @@ class Reference:
     fit: ReferenceFit
     source: str
     configured: tuple[int, ...] = ()
+
+
+class Labelled(NamedTuple):
+    """A structure with the labels that were found on it."""
+
+    atoms: Atoms
+    labels: Labels
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ def read_labelled(
     properties: Sequence[Property],
     skip: Sequence[int] = (),
     keys: Mapping[str, str] | None = None,
-) -> list[Atoms]:
+) -> list[Labelled]:
     """Structures of a file after a check that they bear labels of ``properties``.
 
     Any of them may lack any label, but not all of them the same. A stress of structures that are
@@ -166,14 +175,12 @@ def read_labelled(
         As ``check_labels`` and ``take_names``; or a frame to skip does not exist; or no frame has
         a label of a property that is defined for it.
     """
-    frames = read_without(path, skip, keys)
-    _check(frames, path, properties, skip)
-    return frames
+    return _checked(read_without(path, skip, keys), path, properties, skip)
 
 
 def read_validation(
     path: Path, properties: Sequence[Property], skip: Sequence[int], keys: Mapping[str, str]
-) -> list[Atoms]:
+) -> list[Labelled]:
     """Structures of a validation file, which may lack labels of some properties altogether.
 
     Raises
@@ -183,24 +190,25 @@ def read_validation(
     """
     frames = read_without(path, skip, keys, all_columns=False)
     try:
-        present = labels_somewhere(frames)
+        present = labels_somewhere(frames, properties)
     except DataError:  # said below, with all that is wrong
         present = tuple(properties)
-    _check(frames, path, [name for name in properties if name in present] or properties, skip)
-    return frames
+    return _checked(frames, path, present or properties, skip)
 
 
-def _check(
+def _checked(
     frames: Sequence[Atoms], path: Path, properties: Sequence[Property], skip: Sequence[int]
-) -> None:
+) -> list[Labelled]:
+    """The frames with their labels of these properties."""
     try:
-        check_labels(frames, set(properties), partial=properties)
-        require_defined(frames, properties)
+        labels = check_labels(frames, set(properties), partial=properties)
+        require_defined(frames, labels, properties)
     except DataError as error:
         note = f" ({len(set(skip))} skipped frames are not counted)" if skip else ""
         raise DataError(f"{path}{note}: {error}") from None
     if fields.CHARGES in properties:
-        _check_sums(frames, path)
+        _check_sums(labels, path)
+    return [Labelled(*pair) for pair in zip(frames, labels, strict=True)]
 
 
 def read_without(
@@ -228,10 +236,9 @@ def read_without(
     return chosen
 
 
-def _check_sums(frames: Sequence[Atoms], path: Path) -> None:
+def _check_sums(found: Sequence[Labels], path: Path) -> None:
     """Charges that the structures' total charges allow: heads give no others."""
-    for number, atoms in enumerate(frames):
-        labels = labels_of(atoms, [fields.CHARGES])
+    for number, labels in enumerate(found):
         if labels.charges is None:
             continue
         total = float(labels.charges.sum())
@@ -248,24 +255,28 @@ def graphs_of(frames: Sequence[Atoms], cutoff: float, properties: Sequence[Prope
 
     Labels that a structure lacks, or that its periodicity leaves undefined, are NaN.
     """
-    return [_labelled_graph(atoms, cutoff, properties) for atoms in frames]
+    defined = [[name for name in properties if is_defined(name, atoms)] for atoms in frames]
+    pairs = zip(frames, map(labels_of, frames, defined), strict=True)
+    return [labelled_graph(Labelled(*pair), cutoff, properties) for pair in pairs]
 
 
-def _labelled_graph(atoms: Atoms, cutoff: float, properties: Sequence[Property]) -> Data:
-    defined = [name for name in properties if is_defined(name, atoms)]
-    return to_graph(atoms, cutoff, labels_of(atoms, defined).filled(properties, len(atoms)))
+def labelled_graph(structure: Labelled, cutoff: float, properties: Sequence[Property]) -> Data:
+    """As `graphs_of`, of one structure whose labels of ``properties`` were found already."""
+    atoms, labels = structure
+    return to_graph(atoms, cutoff, labels.filled(properties, len(atoms)))
 
 
-def _record(atoms: Atoms, cutoff: float, properties: Sequence[Property]) -> Record:
-    return record_of(_labelled_graph(atoms, cutoff, properties))
+def _record(structure: Labelled, cutoff: float, properties: Sequence[Property]) -> Record:
+    return record_of(labelled_graph(structure, cutoff, properties))
 
 
 def read_frames(config: TrainConfig) -> tuple[list[Atoms], list[Atoms]]:
     """Training and validation frames of a configuration."""
     data, properties, keys = config.data, config.loss.properties, config.data.keys.given
-    frames = read_labelled(data.train, properties, data.skip_train, keys)
+    frames = [a for a, _ in read_labelled(data.train, properties, data.skip_train, keys)]
     if data.valid is not None:
-        return frames, read_validation(data.valid, properties, data.skip_valid, keys)
+        valid_frames = read_validation(data.valid, properties, data.skip_valid, keys)
+        return frames, [atoms for atoms, _ in valid_frames]
     train, valid = _parted(len(frames), data)
     return [frames[i] for i in train], [frames[i] for i in valid]
 
@@ -306,20 +317,21 @@ def _parted(number: int, data: DataConfig) -> tuple[list[int], list[int]]:
 
 
 def _graphs_of_file(
-    config: TrainConfig, path: Path, skip: Sequence[int], read: Callable[..., list[Atoms]]
+    config: TrainConfig, path: Path, skip: Sequence[int], read: Callable[..., list[Labelled]]
 ) -> tuple[str, GraphFile, str]:
     """sha256 of a file of structures, its graphs, and where those come from."""
     properties, keys, cutoff = config.loss.properties, config.data.keys.given, config.model.cutoff
     require_file(path)
 
-    def make(frames: list[Atoms], notes: dict[str, Any]) -> Iterator[Record]:
+    def make(frames: list[Labelled], notes: dict[str, Any]) -> Iterator[Record]:
         notes |= {"ignored": {name: [] for name in properties}, "isolated": []}
         one = partial(_record, cutoff=cutoff, properties=properties)
-        graphs = on_all_cores(one, frames, sum(map(len, frames)) // ATOMS_WORTH_A_PROCESS)
-        for number, (atoms, graph) in enumerate(zip(frames, graphs, strict=True)):
-            for name in ignored_labels([atoms], properties):
+        atoms = sum(len(structure.atoms) for structure in frames)
+        graphs = on_all_cores(one, frames, atoms // ATOMS_WORTH_A_PROCESS)
+        for number, (structure, graph) in enumerate(zip(frames, graphs, strict=True)):
+            for name in structure.labels.ignored:
                 notes["ignored"][name].append(number)
-            for z, energy in isolated_energies([atoms]).items():
+            for z, energy in isolated_energies([structure.atoms]).items():
                 notes["isolated"].append([number, z, energy])
             yield graph
 

@@ -1,4 +1,8 @@
-"""Exponential moving average of the weights."""
+"""Exponential moving average of the weights.
+
+Why not torch's `AveragedModel`: it keeps a second copy of the whole network to evaluate; here the
+averages trade places with the weights.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

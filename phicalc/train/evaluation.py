@@ -10,8 +10,9 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from phicalc import fields
+from phicalc.checks.settings import BATCH_SIZE
 from phicalc.data.graph import label_tensors
-from phicalc.data.read import Labels, check_labels, is_defined, labels_of, total_charge_of
+from phicalc.data.read import Labels, check_labels
 from phicalc.data.tensors import float_tensor, joined
 from phicalc.errors import ConvergenceError, DataError, StructureError, UnsupportedError
 from phicalc.machine.archive import holds_program, read_whole, sound_parts
@@ -65,7 +66,7 @@ def evaluate_file(
     skip: Sequence[int] = (),
     keys: Mapping[str, str] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
     """Errors of a model on the labelled structures of a file.
@@ -139,7 +140,7 @@ def evaluate_structures(
     *,
     properties: Sequence[Property] | None = None,
     device: str = "auto",
-    batch_size: int = 8,
+    batch_size: int = BATCH_SIZE,
     keep_values: bool = False,
     advance: Callable[[int], None] = lambda structures: None,
 ) -> Evaluation:
@@ -156,27 +157,30 @@ def evaluate_structures(
     wanted = tuple(properties) if properties is not None else labels_somewhere(frames)
     if not wanted:
         raise DataError("no label is present in any frame, so nothing can be compared")
-    check_labels(frames, set(wanted), partial=wanted)
-    require_defined(frames, wanted)
-    conditions = [Conditions(total_charge_of(atoms), np.zeros(3)) for atoms in frames]
+    labels = check_labels(frames, set(wanted), partial=wanted)
+    require_defined(frames, labels, wanted)
+    conditions = [Conditions(of_one.total_charge, np.zeros(3)) for of_one in labels]
     for number, (atoms, own) in enumerate(zip(frames, conditions, strict=True)):
         with naming([number]):
             admit([opened], atoms, own)
     results = evaluate_many(opened, frames, conditions, batch_size)
-    pairs = _beside_labels(results, frames, wanted, required=properties is not None)
+    pairs = _beside_labels(results, frames, labels, wanted, required=properties is not None)
     return compare(pairs, keep_values=keep_values, advance=advance)
 
 
 def _beside_labels(
-    results: Iterable[list[Result]], frames: Sequence[Atoms], names: Sequence[str], required: bool
+    results: Iterable[list[Result]],
+    frames: Sequence[Atoms],
+    labels: Sequence[Labels],
+    names: Sequence[str],
+    required: bool,
 ) -> Iterator[tuple[Graph, Graph]]:
     """What a model says of each batch, and what the labels say; of what it predicts at all."""
     done = 0
     for batch in results:
-        part = frames[done : done + len(batch)]
-        done += len(batch)
-        defined = [[name for name in names if is_defined(name, atoms)] for atoms in part]
-        known = [labels_of(atoms, own) for atoms, own in zip(part, defined, strict=True)]
+        rows = slice(done, done + len(batch))
+        done = rows.stop
+        part, known = frames[rows], labels[rows]
         said = [labels_from(result, names) for result in batch]
         lacking = {
             name

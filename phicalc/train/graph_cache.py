@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ase import Atoms
-
 import phicalc
 from phicalc.data.graph_file import GraphFile, Record, write_graphs
 from phicalc.errors import DataError, OutputError
@@ -39,15 +37,15 @@ class GraphSource:
     identity
         All that they depend on, as JSON can hold it.
     read
-        Gives the structures, checked.
+        Gives the structures, checked, with their labels.
     make
         From structures to graphs, one by one; adds to the notes that are kept beside them.
     """
 
     path: Path
     identity: dict[str, Any]
-    read: Callable[[], list[Atoms]]
-    make: Callable[[list[Atoms], dict[str, Any]], Iterator[Record]]
+    read: Callable[[], list[Any]]
+    make: Callable[[list[Any], dict[str, Any]], Iterator[Record]]
 
 
 def cache_folder() -> Path:
@@ -127,14 +125,12 @@ def _temporary(source: GraphSource, remark: str) -> tuple[GraphFile, str]:
     return graphs, _made(source, frames, begin, middle, "") + remark
 
 
-def _write(source: GraphSource, frames: list[Atoms], stream: BinaryIO) -> None:
+def _write(source: GraphSource, frames: list[Any], stream: BinaryIO) -> None:
     notes: dict[str, Any] = {}
     write_graphs(stream, source.make(frames, notes), notes)
 
 
-def _made(
-    source: GraphSource, frames: list[Atoms], begin: float, middle: float, remark: str
-) -> str:
+def _made(source: GraphSource, frames: list[Any], begin: float, middle: float, remark: str) -> str:
     return (
         f"{source.path.name}: {len(frames)} structures read in {middle - begin:.1f} s, their "
         f"graphs made{remark} in {time.monotonic() - middle:.1f} s"

@@ -11,6 +11,7 @@ from phicalc.data.graph_file import tensors_of
 from phicalc.geometric import Data
 from phicalc.model.checkpoint import load_checkpoint
 from phicalc.model.config import ModelConfig
+from phicalc.model.contact import BEGIN
 from phicalc.model.potential import Potential
 from phicalc.train.dataset import TrainingData
 from phicalc.train.labels import labelled
@@ -60,7 +61,7 @@ def new_potential(
         average_neighbours=data.average_neighbours,
         charge_scale=data.charge_scale if per_atom else 1.0,
     )
-    closest = closest_distances(data.train, potential.species_index)
+    closest = BEGIN * closest_distances(data.train, potential.species_index)
     if checkpoint is None:
         potential.contact.closest.copy_(closest)
         if data.reference is not None:

@@ -6,22 +6,25 @@ from ase import Atoms
 
 from phicalc import fields
 from phicalc.data.graph_file import tensors_of
-from phicalc.data.read import has_label, is_defined, labels_in_some
+from phicalc.data.read import Labels, is_defined, labels_in_some
 from phicalc.errors import DataError
 from phicalc.geometric import Data
 from phicalc.train.config import Property
 
 
-def labels_somewhere(frames: Sequence[Atoms]) -> tuple[Property, ...]:
+def labels_somewhere(
+    frames: Sequence[Atoms], properties: Sequence[Property] = fields.LABELS
+) -> tuple[Property, ...]:
     """Properties that at least one structure has a label for that is defined for it."""
-    present = labels_in_some(frames)
-    return tuple(name for name in fields.LABELS if name in present)
+    return tuple(labels_in_some(frames, properties))
 
 
-def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> None:
+def require_defined(
+    frames: Sequence[Atoms], labels: Sequence[Labels], properties: Sequence[Property]
+) -> None:
     """Raise DataError where every label of a property lies on structures that can't have one."""
     for name in properties:
-        if any(has_label(atoms, name) and is_defined(name, atoms) for atoms in frames):
+        if any(name in of_one.present for of_one in labels):
             continue
         undefined = [number for number, atoms in enumerate(frames) if not is_defined(name, atoms)]
         shown = ", ".join(map(str, undefined[:10])) + (", …" if len(undefined) > 10 else "")
@@ -30,15 +33,6 @@ def require_defined(frames: Sequence[Atoms], properties: Sequence[Property]) -> 
             f"{fields.PROPERTY[name].undefined_for}, and no other frame has one; train without "
             f"{name}, or add structures that have one"
         )
-
-
-def ignored_labels(frames: Sequence[Atoms], properties: Sequence[Property]) -> dict[Property, int]:
-    """By property: labels that mean nothing for the periodicity of their structure."""
-    counts = {
-        name: sum(has_label(atoms, name) and not is_defined(name, atoms) for atoms in frames)
-        for name in properties
-    }
-    return {name: count for name, count in counts.items() if count > 0}
 
 
 def labelled_structures(

@@ -1,4 +1,8 @@
-"""The training loop: exact resume, clean stops, one process or many."""
+"""The training loop: exact resume, clean stops, one process or many.
+
+Why not a library's loop (Lightning, Ignite): a run that was killed at any step must go on to the
+last bit, so that all that moves in the loop is saved with it here, which is most of what a loop is.
+"""
 
 import math
 import time

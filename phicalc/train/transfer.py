@@ -2,8 +2,8 @@
 
 Weights go by name and, where they belong to elements, by chemical symbol. The unit of the readout
 (``energy_scale``) and that of charges per atom stay with the weights that were learned in them, and
-the contact wall with the closest distances of both sets of data. Reference energies belong to the
-level of theory of the data, so they are fitted anew, to what the network leaves of its energies.
+the contact wall begins where both sets of data let it. Reference energies belong to the level of
+theory of the data, so they are fitted anew, to what the network leaves of its energies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -156,7 +156,7 @@ def _notes(potential: Potential, checkpoint: Checkpoint, fresh: list[str]) -> li
 
 
 def merge_closest(potential: Potential, given: Tensor) -> None:
-    """Let the contact wall begin at the smaller of its closest distance and the given (S, S) | Å.
+    """Let the contact wall begin where it does or at the given (S, S) | Å, whichever is smaller.
 
     Zero stands for a pair that was not seen.
     """

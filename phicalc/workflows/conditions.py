@@ -4,9 +4,15 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 CONDITIONS = ("charge", "external_field", "spin", "multiplicity")
 """Keys of `info` by which calculators are told."""
+
+
+def field_of(atoms: Atoms) -> NDArray[np.float64]:
+    """The electric field (3,) in V/Å that any later calculation is in; 0 where there is none."""
+    return np.asarray(conditions_of(atoms).get("external_field", np.zeros(3)), dtype=np.float64)
 
 
 def conditions_of(atoms: Atoms) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ase.optimize import BFGS, FIRE, LBFGS
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from phicalc.checks.settings import Positive, Settings
 from phicalc.errors import (
     ConfigError,
     ConvergenceError,
@@ -31,7 +32,6 @@ from phicalc.workflows.same_calculator import (
     check_same_constraints,
     described,
 )
-from phicalc.workflows.settings import Finite, Positive, Settings
 from phicalc.workflows.simulation import Simulation
 from phicalc.workflows.symmetry import keep_symmetry, space_group
 from phicalc.workflows.watching import Display
@@ -50,7 +50,7 @@ class RelaxSettings(Settings):
     """A relaxation. Lengths in Å, energies in eV, pressures in GPa."""
 
     optimizer: Literal["fire", "bfgs", "lbfgs"] = Field(
-        "bfgs", description="bfgs for some hundred atoms at most; fire where others fail"
+        "bfgs", description="minimiser: bfgs for some hundred atoms at most; fire where others fail"
     )
     steps: int = Field(500, ge=1, description="most steps to take")
     max_force: Positive = Field(0.01, description="largest force left, eV/Å")
@@ -58,7 +58,7 @@ class RelaxSettings(Settings):
     cell: Literal["fixed", "full", "volume", "shape"] = Field(
         "fixed", description="what of the cell may change"
     )
-    pressure: Finite = Field(0.0, description="in GPa; with cell full or volume")
+    pressure: float = Field(0.0, description="pressure on the cell, GPa; with cell full or volume")
     keep_symmetry: bool = Field(False, description="keep the space group")
     symmetry_tolerance: Positive = Field(
         1e-3, description="distance by which atoms may miss their symmetric places, Å"

@@ -4,6 +4,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_masses
 
+from phicalc.workflows.conditions import field_of
 from phicalc.workflows.constraints.freedom import removed_by_constraints
 
 _LISTED = 10
@@ -29,6 +30,18 @@ def on_constraints(atoms: Atoms, *, kept: bool) -> list[str]:
         else "they are taken off here"
     )
     return [f"the structure comes with constraints, {' and '.join(names)}{on}: {what}"]
+
+
+def on_field(atoms: Atoms) -> list[str]:
+    """What an electric field means to a crystal whose cell or symmetry counts."""
+    field = field_of(atoms)
+    if not field.any():
+        return []
+    return [
+        f"the crystal is in an electric field of {' '.join(f'{f:g}' for f in field)} V/Å: energy "
+        "and stress are those of the positions as given, moving an ion to another image changes "
+        "them; symmetries that the field breaks are not used"
+    ]
 
 
 def on_momenta(atoms: Atoms) -> list[str]:

@@ -1,13 +1,19 @@
 """The benchmark on boxes of a few molecules: every number is there and they add up."""
 
+import io
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from phicalc.bench.box import BoxRequest, measure, untrained_model
+from phicalc.bench.box import BoxRequest, box_of_water, measure, untrained_model
 from phicalc.bench.report import run_bench
+from phicalc.bench.steps import HEADS
+from phicalc.cli.bench_tables import heads_table
+from phicalc.data.neighbours import closest_overlap
 from phicalc.errors import ConfigError, ModelFileError, UnsupportedError
 from phicalc.machine.files import write_bytes
 from phicalc.model.config import ModelConfig, PaiNNConfig
@@ -102,3 +108,41 @@ def test_a_box_that_fails_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("phicalc.bench.report.resolve_device", lambda device: "nonsense")
     with pytest.raises(UnsupportedError, match=r"box of 24 atoms could not be run: .*nonsense"):
         run_bench(path, [24])
+
+
+def test_a_table_of_heads(tmp_path):
+    """Each head, with what a step takes of time and memory."""
+    seen = []
+    result = run_bench(
+        model_file(tmp_path),
+        [90],
+        steps=3,
+        threads=1,
+        device="cpu",
+        heads=True,
+        progress=seen.append,
+    )
+    assert seen == [*result.boxes, *result.heads_table]
+    assert [row.heads for row in result.heads_table] == list(HEADS)
+    for row in result.heads_table:
+        assert (row.atoms, row.steps) == (90, 3) and 0.0 < row.seconds < 10.0
+        assert row.microseconds_per_atom == pytest.approx(1e6 * row.seconds / row.atoms)
+        assert 0.0 <= row.memory_per_atom < 100.0
+        # so few atoms are solved directly, but with Coulomb sums by iterations
+        assert (row.solver_iterations > 0.0) == (row.heads == "phi-coulomb")
+    result.write_json(tmp_path / "bench.json")
+    content = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    first = content["heads_table"][0]
+    assert (first["heads"], first["atoms"]) == ("no head", 90)
+    assert first["microseconds_per_atom"] == result.heads_table[0].microseconds_per_atom
+    printed = Console(width=200, file=io.StringIO())
+    printed.print(heads_table(result))
+    text = printed.file.getvalue()
+    assert "cpu, 1 thread" in text and "µs/atom" in text and text.count("phi-coulomb") == 1
+
+
+def test_large_boxes_are_made_of_small_ones():
+    box = box_of_water(64 * 27, seed=0)
+    assert len(box) == 5184
+    np.testing.assert_allclose(box.cell, 3 * box_of_water(64, seed=0).cell)
+    assert closest_overlap(box.positions, box.cell.array, box.pbc, 0.7) is None

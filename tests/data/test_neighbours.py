@@ -11,7 +11,8 @@ import torch
 
 from phicalc.checks.structure import check_separation
 from phicalc.data import neighbours as module
-from phicalc.data.neighbours import NeighbourList, Neighbours, build_neighbours, periodic_frame
+from phicalc.data.lattice import periodic_frame
+from phicalc.data.neighbours import NeighbourList, Neighbours, build_neighbours
 from phicalc.errors import ConfigError, StructureError
 
 CUTOFF, SKIN = 4.0, 1.0

@@ -11,6 +11,7 @@ from phicalc import PhiCalculator, load_model, predict
 from phicalc.model.checkpoint import load_checkpoint, save_checkpoint
 from phicalc.serving.export import describe, export
 from phicalc.serving.model_file import model_bytes
+from tests.heads import chosen
 from tests.reference_models import small_potential
 
 
@@ -40,11 +41,7 @@ MODES = {
     "default device": lambda: torch.device("meta"),
     "deterministic": deterministic,
 }
-HEADS = {
-    "phi": [{"kind": "phi"}],
-    "qeq": [{"kind": "qeq"}],
-    "phi-coulomb": [{"kind": "phi-coulomb", "formal_charges": {"Na": 1, "Cl": -1}}],
-}
+HEADS = chosen("phi", "qeq", "phi-coulomb")
 
 
 def crystal(cells: int):

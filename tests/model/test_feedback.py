@@ -9,10 +9,9 @@ import torch
 from ase import Atoms
 from ase.build import bulk as build_bulk
 from numpy.testing import assert_allclose
-from pydantic import ValidationError
 
 from phicalc import PhiCalculator, fields
-from phicalc.errors import UnsupportedError
+from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.model.config import ModelConfig, PooledConfig
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import load_model, save_model
@@ -158,5 +157,5 @@ def test_a_field_is_refused(molecule, tmp_path):
 
 @pytest.mark.parametrize("heads", [[], [PooledConfig()]])
 def test_feedback_takes_charges(heads):
-    with pytest.raises(ValidationError, match="expected a head with charges"):
+    with pytest.raises(ConfigError, match="expected a head with charges"):
         ModelConfig(heads=heads, charge_feedback=True)

@@ -274,8 +274,14 @@ def test_a_directory(tmp_path):
         (lambda content: rezipped(content, {METADATA_NAME: b"[1]"}), "no description"),
         (lambda content: rezipped(content, {METADATA_NAME: b"\xff"}), "no description"),
         (lambda content: rezipped(content, {METADATA_NAME: b"{}"}), "no description"),
-        (lambda content: described_as(content, cutoff=-1), "key 'cutoff'"),
-        (lambda content: described_as(content, elements=[]), "key 'elements'"),
+        (
+            lambda content: described_as(content, cutoff=-1),
+            "cutoff: expected .* 0, got -1",
+        ),
+        (
+            lambda content: described_as(content, elements=[]),
+            "elements: expected at least 1",
+        ),
         (lambda content: rezipped(content, {"/data.pkl": b"junk"}), "cannot load"),
         (lambda content: torch_saved({"a": torch.ones(2)}), "torch.save file.*phicalc export"),
         (lambda content: torch_saved([1], _use_new_zipfile_serialization=False), "another kind"),

@@ -19,23 +19,13 @@ from phicalc.errors import StructureError, UnsupportedError
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 from phicalc.units import COULOMB_CONSTANT
+from tests.heads import HEADS
 from tests.reference_models import lennard_jones_model, phi_model, small_potential
 
-HEADS = {
-    "formal": [{"kind": "phi-coulomb", "formal_charges": {"Na": 1, "Cl": -1}}],
-    "constant": [{"kind": "phi-coulomb", "base": "constant"}],
-    "learned": [{"kind": "phi-coulomb", "base": "learned"}],
-    "qeq": [{"kind": "qeq"}],
-    "local": [{"kind": "local"}],
-    "phi": [{"kind": "phi"}],
-    "none": [],
-    "no coulomb": [{"kind": "phi-coulomb", "coulomb": False}],
-    "two": [{"kind": "qeq"}, {"kind": "phi"}],
-}
 FIELD = np.array([0.1, -0.2, 0.05])  # V/Å
 STEP = 1e-4
-CRYSTAL = ["formal", "constant"]
-MOLECULE = ["formal", "constant", "learned", "qeq", "local"]
+CRYSTAL = ["phi-coulomb", "phi-coulomb constant"]
+MOLECULE = ["phi-coulomb", "phi-coulomb constant", "phi-coulomb learned", "qeq", "local"]
 CASES = [("bulk", heads) for heads in CRYSTAL] + [("molecule", heads) for heads in MOLECULE]
 
 
@@ -147,7 +137,7 @@ def test_the_polarisation_and_the_dielectric_tensor(heads, bulk):
 
 
 def test_another_image_of_an_ion_shifts_the_polarisation_by_its_formal_charge(bulk):
-    bulk.calc = PhiCalculator(served("formal"))
+    bulk.calc = PhiCalculator(served("phi-coulomb"))
     before = moment(bulk), bulk.calc.get_property("born_effective_charges", bulk)
     index = list(bulk.symbols).index("Cl")
     bulk.positions[index] += bulk.cell[0]
@@ -158,7 +148,7 @@ def test_another_image_of_an_ion_shifts_the_polarisation_by_its_formal_charge(bu
 
 def test_a_larger_cell_polarises_alike(bulk):
     cells = [bulk, bulk * (1, 2, 1)]
-    calculators = [PhiCalculator(served("constant"), field=FIELD) for _ in cells]
+    calculators = [PhiCalculator(served("phi-coulomb constant"), field=FIELD) for _ in cells]
     names = ("polarization", "dielectric_tensor", "born_effective_charges")
     small, large = (
         [calc.get_property(name, atoms) for name in names]
@@ -184,7 +174,7 @@ def test_the_born_charges_of_an_ion_sum_to_its_charge(molecule):
 
 
 def test_a_committee_gives_the_mean(bulk):
-    models = [served("formal"), served("formal", seed=1)]
+    models = [served("phi-coulomb"), served("phi-coulomb", seed=1)]
     for name in ("polarization", "born_effective_charges", "dielectric_tensor"):
         each = [PhiCalculator(model).get_property(name, bulk) for model in models]
         found = PhiCalculator(models).get_property(name, bulk)
@@ -196,7 +186,7 @@ def test_a_committee_gives_the_mean(bulk):
 
 
 def test_it_is_computed_only_when_asked_for(bulk):
-    bulk.calc = PhiCalculator(served("formal"))
+    bulk.calc = PhiCalculator(served("phi-coulomb"))
     bulk.get_forces()
     assert not set(bulk.calc.results) & {"polarization", "born_effective_charges"}
     first = bulk.calc.get_property("born_effective_charges", bulk)
@@ -211,14 +201,14 @@ def test_it_is_computed_only_when_asked_for(bulk):
     moved = bulk.copy()
     moved.rattle(0.01, seed=5)
     bulk.calc.calculate(moved, ["polarization"], [])  # what ASE never does
-    expected = PhiCalculator(served("formal")).get_property("polarization", moved)
+    expected = PhiCalculator(served("phi-coulomb")).get_property("polarization", moved)
     assert_allclose(bulk.calc.results["polarization"], expected, atol=1e-9)
 
 
 def test_a_changed_field_is_a_changed_structure(bulk):
     info = {"external_field": [0.0, 0.0, 0.1], "note": "mine"}
     bulk.info = copy.deepcopy(info)
-    bulk.calc = PhiCalculator(served("formal"), field=(0.3, 0.0, 0.0))
+    bulk.calc = PhiCalculator(served("phi-coulomb"), field=(0.3, 0.0, 0.0))
     inside = bulk.get_potential_energy(), bulk.calc.get_property("polarization", bulk)
     assert bulk.info == info
     del bulk.info["external_field"]
@@ -228,12 +218,12 @@ def test_a_changed_field_is_a_changed_structure(bulk):
     assert_allclose(bulk.calc.get_property("polarization", bulk), inside[1], atol=1e-10)
     assert bulk.calc.timings()["evaluations"] == 3
     bulk.info["external_field"] = np.zeros(3)  # wins, and is no field
-    plain = PhiCalculator(served("formal")).get_potential_energy(bulk)
+    plain = PhiCalculator(served("phi-coulomb")).get_potential_energy(bulk)
     assert bulk.get_potential_energy() == plain
 
 
 def test_copies_and_pickles_keep_the_field(bulk):
-    original = PhiCalculator(served("formal"), field=FIELD)
+    original = PhiCalculator(served("phi-coulomb"), field=FIELD)
     energy = original.get_potential_energy(bulk)
     for other in (copy.deepcopy(original), pickle.loads(pickle.dumps(original))):
         assert other.get_potential_energy(bulk) == energy
@@ -242,7 +232,7 @@ def test_copies_and_pickles_keep_the_field(bulk):
 
 
 def test_results_can_be_written(tmp_path, bulk):
-    bulk.calc = PhiCalculator(served("formal"))
+    bulk.calc = PhiCalculator(served("phi-coulomb"))
     born = bulk.calc.get_property("born_effective_charges", bulk)
     write(tmp_path / "frame.traj", bulk)
     again = read(tmp_path / "frame.traj")
@@ -253,7 +243,7 @@ def test_results_can_be_written(tmp_path, bulk):
 @pytest.mark.parametrize("name", ["born_effective_charges", "dielectric_tensor", "polarization"])
 def test_every_answer_leaves_a_structure_that_ase_can_write(tmp_path, bulk, name):
     """ASE's extxyz has no column of matrices: Born charges are no part of `results`."""
-    bulk.calc = PhiCalculator(served("formal"))
+    bulk.calc = PhiCalculator(served("phi-coulomb"))
     found = bulk.calc.get_property(name, bulk)
     write(tmp_path / "frame.extxyz", bulk)
     again = read(tmp_path / "frame.extxyz")
@@ -273,16 +263,16 @@ def test_every_answer_leaves_a_structure_that_ase_can_write(tmp_path, bulk, name
 @pytest.mark.parametrize(
     ("heads", "kind", "names", "reason"),
     [
-        ("none", "bulk", "pbd", "got heads: none"),
+        ("no head", "bulk", "pbd", "got heads: none"),
         ("phi", "molecule", "pbdf", "got heads: phi; .*latent"),
-        ("two", "molecule", "pbdf", "got heads: qeq, phi"),
-        ("no coulomb", "bulk", "pbdf", "Coulomb"),
+        ("phi + qeq", "molecule", "pbdf", "got heads: phi, qeq"),
+        ("phi-coulomb without", "bulk", "pbdf", "Coulomb"),
         ("qeq", "bulk", "pbdf", "screens like a metal"),
         ("local", "bulk", "pbdf", "choice of periodic images"),
-        ("learned", "bulk", "pbdf", "choice of periodic images"),
-        ("formal", "charged bulk", "pbdf", "formal charges of 0 e .* total charge 1 e"),
-        ("constant", "charged bulk", "p", "depends on the origin"),
-        ("formal", "molecule", "pd", "ask for the dipole"),
+        ("phi-coulomb learned", "bulk", "pbdf", "choice of periodic images"),
+        ("phi-coulomb", "charged bulk", "pbdf", "formal charges of 0 e .* total charge 1 e"),
+        ("phi-coulomb constant", "charged bulk", "p", "depends on the origin"),
+        ("phi-coulomb", "molecule", "pd", "ask for the dipole"),
         ("qeq", "molecule", "pd", "ask for the dipole"),
     ],
 )
@@ -311,10 +301,10 @@ def test_what_has_no_meaning_is_refused_with_the_reason(heads, kind, names, reas
 @pytest.mark.parametrize("field", ["x", 1.0, [0.1, 0.2], [0.0, np.nan, 0.0]])
 def test_a_field_that_is_no_vector(field, bulk):
     with pytest.raises(StructureError, match=r"expected an electric field as three .* V/Å"):
-        PhiCalculator(served("formal"), field=field)
+        PhiCalculator(served("phi-coulomb"), field=field)
     bulk.info["external_field"] = field
     with pytest.raises(StructureError, match="external_field"):
-        PhiCalculator(served("formal")).get_potential_energy(bulk)
+        PhiCalculator(served("phi-coulomb")).get_potential_energy(bulk)
 
 
 class ForwardAlone(torch.nn.Module):
@@ -330,7 +320,7 @@ class ForwardAlone(torch.nn.Module):
 
 def test_a_file_from_before_fields(bulk):
     """A module without the method ``response`` keeps working, and says what it cannot do."""
-    network = small_potential("float64", heads=HEADS["formal"])
+    network = small_potential("float64", heads=HEADS["phi-coulomb"])
     known = describe(network.potential)
     model = load_model(model_bytes(ForwardAlone(network), known))
     calculator = PhiCalculator(model)
@@ -353,7 +343,7 @@ def test_models_that_know_nothing_of_charges(molecule):
 
 def test_a_response_is_that_of_one_structure(bulk):
     """A batch would mix up the sums over its structures."""
-    model = small_potential("float64", heads=HEADS["formal"])
+    model = small_potential("float64", heads=HEADS["phi-coulomb"])
     graph = graph_dict(collate([to_graph(atoms, 4.0) for atoms in (bulk, bulk)]))
     with pytest.raises(UnsupportedError, match="expected one structure"):
         model.response(graph)
@@ -363,7 +353,7 @@ def test_a_response_is_that_of_one_structure(bulk):
 
 
 def test_a_field_for_each_structure_of_a_batch(bulk):
-    model = small_potential("float64", heads=HEADS["formal"])
+    model = small_potential("float64", heads=HEADS["phi-coulomb"])
     graphs = [graph_dict(collate([to_graph(atoms, 4.0)])) for atoms in (bulk, bulk * (1, 2, 1))]
     joint = graph_dict(collate([to_graph(atoms, 4.0) for atoms in (bulk, bulk * (1, 2, 1))]))
     joint[fields.FIELD] = torch.tensor(np.array([FIELD, -2 * FIELD]))

@@ -40,7 +40,7 @@ def graphs(tmp_path_factory):
     """24 to learn from, 8 to be tested on, the way every data set comes."""
     path = tmp_path_factory.mktemp("dipoles") / "all.xyz"
     ase.io.write(path, [labelled(("H2O", "OH")[seed % 2], seed) for seed in range(32)])
-    frames = read_labelled(path, ["dipole"])
+    frames = [atoms for atoms, _ in read_labelled(path, ["dipole"])]
     found = graphs_of(frames, CUTOFF, ["dipole"])
     return found[:24], found[24:]
 

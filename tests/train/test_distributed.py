@@ -30,14 +30,15 @@ processes = join_processes("cpu")
 found = {}
 for path in sys.argv[3:]:
     config = load_config(path)
-    config.seed += processes.rank  # the first process's weights must win
+    own = config.seed + processes.rank  # the first process's weights must win
+    config = config.model_copy(update={"seed": own})
     trainer = Trainer(config, load_training_data(config), processes, Console(quiet=True))
     for batch in eval(sys.argv[2]):
         loss = trainer.objective.gradients(trainer.data.train, batch)
         gradients = [p.grad for p in trainer.potential.parameters()]
         found[f"{config.model.dtype} {batch}"] = (loss, gradients)
     found[f"{config.model.dtype} valid"] = trainer.objective.evaluate(trainer.data.valid, 2)[0]
-config.optimizer = SOAPConfig(basis_steps=2)
+config = config.model_copy(update={"optimizer": SOAPConfig(basis_steps=2)})
 trainer = Trainer(config, load_training_data(config), processes, Console(quiet=True))
 for _ in range(3):
     trainer.step()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from phicalc.data import read
 from phicalc.errors import DataError, OutputError
 from phicalc.machine import cores
 from phicalc.train import dataset, graph_cache
@@ -225,3 +226,12 @@ def test_where_graphs_are_kept(monkeypatch):
     assert graph_cache.cache_folder() == Path.home() / ".cache" / "phicalc" / "graphs"
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert graph_cache.cache_folder() == Path("/somewhere/phicalc/graphs")
+
+
+def test_labels_are_looked_up_once_per_structure(config, cache, monkeypatch):
+    """Checks and graphs share them; a validation file is asked of one structure what it has."""
+    looked: list[int] = []
+    stored = read._stored_results
+    monkeypatch.setattr(read, "_stored_results", lambda a: (looked.append(id(a)), stored(a))[1])
+    data = load_training_data(config)
+    assert len(looked) == len(data.train) + len(data.valid) + 1

@@ -17,6 +17,7 @@ from phicalc.train.__main__ import main
 from phicalc.train.config import parse_config
 from phicalc.train.dataset import load_training_data
 from phicalc.train.distributed import join_processes
+from phicalc.train.initial import closest_distances
 from phicalc.train.trainer import Trainer, train
 
 
@@ -129,6 +130,15 @@ def test_untrained_energies_have_no_offset(content, quiet):
     trainer = Trainer(config, load_training_data(config), join_processes("cpu"), quiet)
     _, found = trainer.objective.evaluate(trainer.data.train, 4)
     assert found.errors["energy_per_atom"].rmse < 0.3  # cohesion is 2 to 3 eV/atom
+
+
+def test_the_contact_wall_begins_well_below_the_closest_distances(config, quiet):
+    data = load_training_data(config)
+    trainer = Trainer(config, data, join_processes("cpu"), quiet)
+    contact, index = trainer.potential.contact, trainer.potential.species_index
+    expected = 0.85 * closest_distances(data.train, index)
+    assert expected.min() > 0
+    assert torch.equal(contact.closest, expected)
 
 
 def test_stress_is_learnt_too(content, argons, quiet):

@@ -31,6 +31,7 @@ from phicalc.electrostatics.coulomb.lattice import (
     pair_vectors,
     require_room,
 )
+from phicalc.electrostatics.on_cpu import pbc_on_cpu
 from phicalc.electrostatics.padding import row_slots, to_rows
 from phicalc.errors import UnsupportedError
 from phicalc.units import COULOMB_CONSTANT
@@ -70,7 +71,7 @@ def coulomb_matrices(
     UnsupportedError
         A structure is periodic in one or two directions, or too large.
     """
-    cell, pbc, batch = graph[fields.CELL], graph[fields.PBC], graph[fields.BATCH]
+    cell, pbc, batch = graph[fields.CELL], pbc_on_cpu(graph), graph[fields.BATCH]
     refuse_partial_pbc(pbc)
     num_structures = cell.shape[0]
     slots, size = row_slots(batch, num_structures)

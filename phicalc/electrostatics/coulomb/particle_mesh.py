@@ -43,9 +43,11 @@ from phicalc.electrostatics.coulomb.mesh import (
     mesh_field,
     mesh_potential,
     mesh_rule,
+    mesh_shape,
     mesh_virial,
 )
 from phicalc.electrostatics.laplacian import adjacency_matrix
+from phicalc.electrostatics.on_cpu import cell_on_cpu, pbc_on_cpu
 from phicalc.units import COULOMB_CONSTANT
 
 ACCURACY: float = 1e-7
@@ -94,13 +96,15 @@ def coulomb_operator(
     UnsupportedError
         The structure is periodic in one or two directions, or too large.
     """
-    refuse_partial_pbc(graph[fields.PBC])
+    pbc = pbc_on_cpu(graph)
+    refuse_partial_pbc(pbc)
     positions, cell = graph[fields.POSITIONS].detach(), graph[fields.CELL].detach()[0]
-    if not bool(graph[fields.PBC].all()):
+    if not bool(pbc.all()):
         return molecule_operator(positions, widths.detach(), constant)
     num_atoms = positions.shape[0]
     rule = mesh_rule(accuracy, cutoff)
-    stretch = affordable_spacing(cell, rule.spacing, num_atoms) / rule.spacing
+    cpu_cell = cell_on_cpu(graph)[0]
+    stretch = affordable_spacing(cpu_cell, rule.spacing, num_atoms) / rule.spacing
     edge_index, edge_vectors = graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS].detach()
     distant: Optional[ImagePairs] = None
     if stretch > 1.0:
@@ -134,7 +138,7 @@ def coulomb_operator(
         constant * diagonal[kinds],
         kinds,
         background,
-        build_mesh(positions, cell, classes, wide, rule),
+        build_mesh(positions, cell, mesh_shape(cpu_cell, rule.spacing), classes, wide, rule),
     )
 
 

@@ -89,7 +89,7 @@ class PhiHead(Head):
         species_index
             (N,) | position of each atom's element in ``elements``
         graph
-            needs EDGE_INDEX, EDGE_VECTORS, BATCH; may hold BASIS and POTENTIAL_GUESS
+            needs EDGE_INDEX, EDGE_VECTORS, BATCH, TOTAL_CHARGE; may hold BASIS and POTENTIAL_GUESS
 
         Raises
         ------
@@ -144,6 +144,7 @@ class PhiHead(Head):
             graph.get(fields.POTENTIAL_GUESS),
             direct_limit=self.dense_limit,
             max_iterations=self.max_iterations,
+            num_structures=graph[fields.TOTAL_CHARGE].shape[0],
         )
 
     def energies(
@@ -186,6 +187,7 @@ class PhiHead(Head):
             graph.get(fields.BASIS),
             direct_limit=self.dense_limit,
             max_iterations=self.max_iterations,
+            num_structures=graph[fields.TOTAL_CHARGE].shape[0],
         )[0]
         potential = result[fields.POTENTIAL]
         residual = apply_laplacian(weights, edge_index, potential)

@@ -22,10 +22,19 @@ from phicalc.electrostatics.coulomb.mesh import (
     affordable_spacing,
     apply_mesh,
     build_mesh,
+    mesh_shape,
     typical_density,
 )
 from phicalc.electrostatics.coulomb.operator import Coulomb
+from phicalc.electrostatics.on_cpu import cell_on_cpu, pbc_on_cpu
 from phicalc.electrostatics.padding import from_rows
+from phicalc.electrostatics.solvers.looks import (
+    iterations_between_looks,
+    look,
+    plus,
+    quotient,
+    unseen,
+)
 from phicalc.errors import ConvergenceError
 from phicalc.units import COULOMB_CONSTANT
 
@@ -182,14 +191,16 @@ def screening_mesh(
     spacing
         Å, of the coarse mesh, and the width of what it resolves; wider where a cell is dilute
     """
-    if not bool(graph[fields.PBC].all()):
+    if not bool(pbc_on_cpu(graph).all()):
         return None
     cell = graph[fields.CELL].detach()[0]
-    width = affordable_spacing(cell, spacing, diagonal.shape[0])
+    cpu_cell = cell_on_cpu(graph)[0]
+    width = affordable_spacing(cpu_cell, spacing, diagonal.shape[0])
     rule = MeshRule(width, width, 4, 6.4)
     classes = torch.zeros(diagonal.shape[0], dtype=torch.int64, device=diagonal.device)
     variance = torch.full([1, 1], 2.0 * width**2, dtype=diagonal.dtype, device=diagonal.device)
-    mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, classes, variance, rule)
+    shape = mesh_shape(cpu_cell, width)
+    mesh = build_mesh(graph[fields.POSITIONS].detach(), cell, shape, classes, variance, rule)
     response = typical_density(mesh, 1.0 / diagonal)
     square = (mesh.waves * mesh.waves).sum(1).view(mesh.kernel[0, 0].shape)
     screening = 4.0 * math.pi * constant * response * torch.exp(-square * width**2)
@@ -276,40 +287,50 @@ def descend(
     charges: Tensor,
     tolerance: float,
     max_iterations: int,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """The iterations of `equilibrate_iteratively`, and the square of the relative residual.
 
     Every step is a neutral one: the preconditioned residual M⁻¹r is taken less its part along
     M⁻¹1 (N. I. M. Gould et al., doi:10.1137/S1064827598345667). Ends with a negative square where
-    the preconditioner is not positive definite.
+    the preconditioner is not positive definite. Looks at the residual after each block of
+    iterations; 0: as many as suit the device.
     """
     diagonal = hardness + coulomb.diagonal()
     uniform = precondition(screening, diagonal, torch.ones_like(diagonal))
     share = uniform / uniform.sum()
     # The residual is measured against that of no charges, and χ's level where they hardly vary.
     step = precondition(screening, diagonal, electronegativity)
-    norm = float(torch.dot(electronegativity, step - share * step.sum()))
-    norm = norm + float(total_charge.abs().sum() ** 2 / uniform.sum())
-    norm = norm + 1e-6 * float((electronegativity**2 / diagonal).sum())
+    norm = torch.dot(electronegativity, step - share * step.sum())
+    norm = norm + total_charge.abs().sum() ** 2 / uniform.sum()
+    norm = norm + 1e-6 * (electronegativity**2 / diagonal).sum()
 
     charges = charges + share * (total_charge - charges.sum())
     residual = -electronegativity - hardness * charges - coulomb.apply(charges)
     residual = residual - torch.dot(share, residual)
     step = precondition(screening, diagonal, residual)
     step = step - share * step.sum()
-    rho = float(torch.dot(residual, step))
+    rho = torch.dot(residual, step)
+    target = norm * tolerance**2
     direction = step
-    iterations = 0
-    while rho > norm * tolerance**2 and iterations < max_iterations:
-        image = hardness * direction + coulomb.apply(direction)
-        length = rho / float(torch.dot(direction, image))
-        charges = torch.add(charges, direction, alpha=length)
-        residual = torch.sub(residual, image, alpha=length)
-        residual = residual - torch.dot(share, residual)  # χ's level, which rounding feeds on
-        step = precondition(screening, diagonal, residual)
-        step = step - share * step.sum()
-        rho_next = float(torch.dot(residual, step))
-        direction = torch.add(step, direction, alpha=rho_next / rho)
-        rho = rho_next
-        iterations += 1
-    return charges, iterations, relative_square(rho, norm)
+    iterations = torch.zeros_like(rho)
+    block = block if block > 0 else iterations_between_looks(charges)
+    launched = 0
+    seen = look(rho, norm, iterations) if block == 1 else unseen()
+    while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
+        for _ in range(min(block, max_iterations - launched)):
+            going = rho > target
+            image = hardness * direction + coulomb.apply(direction)
+            length = quotient(rho, torch.dot(direction, image), going)
+            charges = plus(charges, direction, length)
+            residual = plus(residual, image, -length)
+            residual = residual - torch.dot(share, residual)  # χ's level, which rounding feeds on
+            step = precondition(screening, diagonal, residual)
+            step = step - share * step.sum()
+            rho_next = torch.dot(residual, step)
+            direction = plus(step, direction, quotient(rho_next, rho, going))
+            rho = torch.where(going, rho_next, rho)
+            iterations = iterations + going
+            launched += 1
+        seen = look(rho, norm, iterations)
+    return charges, seen.iterations, relative_square(seen.square, seen.norm)

@@ -26,6 +26,13 @@ from phicalc.electrostatics.solvers.charges import (
     relative_square,
     root,
 )
+from phicalc.electrostatics.solvers.looks import (
+    iterations_between_looks,
+    look,
+    plus,
+    quotient,
+    unseen,
+)
 
 ROUNDING: float = 1e-8
 """Part of sᵀ diag(L) s in the norm of a source, so that one that drives no flow has a norm too."""
@@ -184,6 +191,7 @@ def flow_iteratively(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
     rounding: float = ROUNDING,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
 
@@ -200,6 +208,8 @@ def flow_iteratively(
         J (N,) | eV/e², and A
     guess
         (N,) | starting vector; the source without one
+    block
+        iterations between looks at the residual; 0: as many as suit the device
 
     Returns
     -------
@@ -217,26 +227,34 @@ def flow_iteratively(
     charges = laplace(adjacency, degree, potential)
     residual = source - potential - (hardness * charges + coulomb.apply(charges))
     flow = laplace(adjacency, degree, residual)
-    rho = float(torch.dot(residual, flow))
-    norm = float(torch.dot(source, laplace(adjacency, degree, source)))
-    norm = norm + rounding * float(torch.dot(degree, source * source))
+    rho = torch.dot(residual, flow)
+    norm = torch.dot(source, laplace(adjacency, degree, source))
+    norm = norm + rounding * torch.dot(degree, source * source)
     target = norm * tolerance**2
     direction, direction_flow = residual, flow
-    iterations = 0
-    while rho > target and iterations < max_iterations:
-        image = direction + (hardness * direction_flow + coulomb.apply(direction_flow))
-        length = rho / float(torch.dot(direction_flow, image))
-        potential = torch.add(potential, direction, alpha=length)
-        residual = torch.sub(residual, image, alpha=length)
-        flow = laplace(adjacency, degree, residual)
-        rho_next = float(torch.dot(residual, flow))
-        direction = torch.add(residual, direction, alpha=rho_next / rho)
-        direction_flow = torch.add(flow, direction_flow, alpha=rho_next / rho)
-        rho = rho_next
-        iterations += 1
-    left = root(relative_square(rho, norm))
+    iterations = torch.zeros_like(rho)
+    block = block if block > 0 else iterations_between_looks(source)
+    launched = 0
+    seen = look(rho, norm, iterations) if block == 1 else unseen()
+    while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
+        for _ in range(min(block, max_iterations - launched)):
+            going = rho > target
+            image = direction + (hardness * direction_flow + coulomb.apply(direction_flow))
+            length = quotient(rho, torch.dot(direction_flow, image), going)
+            potential = plus(potential, direction, length)
+            residual = plus(residual, image, -length)
+            flow = laplace(adjacency, degree, residual)
+            rho_next = torch.dot(residual, flow)
+            share = quotient(rho_next, rho, going)
+            direction = plus(residual, direction, share)
+            direction_flow = plus(flow, direction_flow, share)
+            rho = torch.where(going, rho_next, rho)
+            iterations = iterations + going
+            launched += 1
+        seen = look(rho, norm, iterations)
+    left = root(relative_square(seen.square, seen.norm))
     check_converged(left)
-    return potential, iterations, left
+    return potential, seen.iterations, left
 
 
 def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:

@@ -20,6 +20,13 @@ from phicalc.electrostatics.laplacian import (
 )
 from phicalc.electrostatics.padding import from_rows, row_slots, to_rows
 from phicalc.electrostatics.solvers.charges import check_converged
+from phicalc.electrostatics.solvers.looks import (
+    iterations_between_looks,
+    look,
+    plus,
+    quotient,
+    unseen,
+)
 
 TOLERANCE: float = 1e-9
 """Relative residual of the preconditioned system at which the iteration stops."""
@@ -31,24 +38,25 @@ MAX_ITERATIONS: int = 2000
 """Where the iteration gives up."""
 
 
-def largest_structure(batch: Tensor) -> int:
-    """Number of atoms in the largest structure of a batch (N,)."""
-    return int(torch.bincount(batch).max())
-
-
 def solve_direct(
-    weights: Tensor, edge_index: Tensor, mu: Tensor, b: Tensor, batch: Tensor
+    weights: Tensor, edge_index: Tensor, mu: Tensor, b: Tensor, slots: Tensor, num: int, size: int
 ) -> Tensor:
-    """Cholesky solve of every structure as one padded batch of dense blocks: (N,) → (N,)."""
-    num = int(batch.max()) + 1
-    slots, size = row_slots(batch, num)
+    """Cholesky solve of every structure as one padded batch of dense blocks: (N,) → (N,).
+
+    Of ``num`` structures of up to ``size`` atoms, each at its place in the rows, ``slots`` (N,). A
+    failure raises ConvergenceError on a CPU; on a GPU, which nobody waits for, it is NaN.
+    """
     matrices = laplacian_rows(weights, edge_index, slots, num, size)
     matrices.diagonal(0, 1, 2).add_(mu)
     right = to_rows(b, slots, num, size)[:, :, None]
     factors, failures = torch.linalg.cholesky_ex(matrices)
-    if bool((failures != 0).any()):  # L + μ is positive definite, but for NaN
+    solution = torch.cholesky_solve(right, factors)
+    failed = failures != 0  # L + μ is positive definite, but for NaN
+    if solution.device.type != "cpu":
+        solution = solution.masked_fill(failed[:, None, None], math.nan)
+    elif bool(failed.any()):
         check_converged(math.nan)
-    return from_rows(torch.cholesky_solve(right, factors), slots)
+    return from_rows(solution, slots)
 
 
 def solve_iterative(
@@ -60,6 +68,7 @@ def solve_iterative(
     guess: Optional[Tensor],
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
+    block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """Two-level conjugate gradients (deflation) with Jacobi preconditioning.
 
@@ -78,6 +87,8 @@ def solve_iterative(
         (N, k) | vectors that span the coarse space, linearly independent; need not be exact
     guess
         (N,) | starting vector; zero without one
+    block
+        iterations between looks at the residual; 0: as many as suit the device
 
     Returns
     -------
@@ -85,11 +96,12 @@ def solve_iterative(
     caller decides what a residual above the tolerance means.
     """
     num_nodes = b.shape[0]
+    block = block if block > 0 else iterations_between_looks(b)
     scale = (node_sum(weights, edge_index, num_nodes) + mu).rsqrt()
     scaled = weights * scale.index_select(0, edge_index[0]) * scale.index_select(0, edge_index[1])
     adjacency = adjacency_matrix(scaled, edge_index, num_nodes)
     right = b * scale
-    norm = float(right.norm())
+    norm = right.norm()
     target = (tolerance * norm) ** 2
 
     y = torch.zeros_like(b)
@@ -103,29 +115,37 @@ def solve_iterative(
     if basis is not None:
         coarse = basis / scale[:, None]
         image = coarse - torch.mm(adjacency, coarse)
-        lift = torch.mm(coarse, torch.linalg.inv(torch.mm(coarse.t(), image)))
+        inverse, _ = torch.linalg.inv_ex(torch.mm(coarse.t(), image), check_errors=block == 1)
+        lift = torch.mm(coarse, inverse)
         y = y + torch.mv(lift, torch.mv(coarse.t(), residual))
         residual = right - y + torch.mv(adjacency, y)
 
-    iterations = 0
     direction = torch.zeros_like(b)
-    rho = float(torch.dot(residual, residual))
-    beta = 0.0
-    while rho > target and iterations < max_iterations:
-        z = residual
-        if use_basis:
-            z = residual - torch.mv(lift, torch.mv(image.t(), residual))
-        direction = torch.add(z, direction, alpha=beta)
-        product = direction - torch.mv(adjacency, direction)
-        step = rho / float(torch.dot(direction, product))
-        y = torch.add(y, direction, alpha=step)
-        residual = torch.sub(residual, product, alpha=step)
-        rho_next = float(torch.dot(residual, residual))
-        beta = rho_next / rho
-        rho = rho_next
-        iterations += 1
+    rho = torch.dot(residual, residual)
+    beta = torch.zeros_like(rho)
+    iterations = torch.zeros_like(rho)
+    launched = 0
+    seen = look(rho, target, iterations) if block == 1 else unseen()
+    while seen.square > seen.norm and launched < max_iterations:
+        for _ in range(min(block, max_iterations - launched)):
+            going = rho > target
+            z = residual
+            if use_basis:
+                z = residual - torch.mv(lift, torch.mv(image.t(), residual))
+            direction = plus(z, direction, beta)
+            product = direction - torch.mv(adjacency, direction)
+            step = quotient(rho, torch.dot(direction, product), going)
+            y = plus(y, direction, step)
+            residual = plus(residual, product, -step)
+            rho_next = torch.dot(residual, residual)
+            beta = quotient(rho_next, rho, going)
+            rho = torch.where(going, rho_next, rho)
+            iterations = iterations + going
+            launched += 1
+        seen = look(rho, target, iterations)
     true_residual = right - y + torch.mv(adjacency, y)
-    return y * scale, iterations, float(true_residual.norm()) / max(norm, 1e-300)
+    seen = look(true_residual.norm(), norm, iterations)
+    return y * scale, seen.iterations, seen.square / max(seen.norm, 1e-300)
 
 
 def solve_poisson(
@@ -139,17 +159,21 @@ def solve_poisson(
     tolerance: float = TOLERANCE,
     direct_limit: int = DIRECT_LIMIT,
     max_iterations: int = MAX_ITERATIONS,
+    num_structures: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """φ = (L + μ)⁻¹ b without gradient: directly if small, else by conjugate gradients.
 
-    Returns φ (N,), the number of iterations (0: direct) and the relative residual.
+    The number of structures is that of the batch where it is not given. Returns φ (N,), the number
+    of iterations (0: direct) and the relative residual.
 
     Raises
     ------
     ConvergenceError
     """
-    if largest_structure(batch) <= direct_limit:
-        return solve_direct(weights, edge_index, mu, b, batch), 0, 0.0
+    num = num_structures if num_structures > 0 else int(batch.max()) + 1
+    slots, size = row_slots(batch, num)
+    if size <= direct_limit:
+        return solve_direct(weights, edge_index, mu, b, slots, num, size), 0, 0.0
     potential, iterations, residual = solve_iterative(
         weights, edge_index, mu, b, basis, guess, tolerance, max_iterations
     )

@@ -6,13 +6,14 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from phicalc.checks.settings import Settings, validated
 from phicalc.errors import ConfigError
-from phicalc.train.config import Section, TrainConfig, parse_config, read_mapping, validated
+from phicalc.train.config import TrainConfig, parse_config, read_mapping
 
 KEYS_OF_THE_RUN = ("output", "seed")
 
 
-class AblationConfig(Section):
+class AblationConfig(Settings):
     """Rows × seeds, all trained alike but for what a row overrides."""
 
     output: Path = Field(description="directory of all runs and of the table")

@@ -1,4 +1,4 @@
-"""Rigid bonds, for all molecules of a liquid at once."""
+"""Rigid bonds, for all molecules of a liquid at once, where ASE goes through bonds one by one."""
 
 from collections.abc import Collection, Sequence
 

@@ -1,4 +1,9 @@
-"""Elastic constants of a crystal from the stresses of small strains."""
+"""Elastic constants of a crystal from the stresses of small strains.
+
+Why not matscipy's `fit_elastic_constants`, which the tests' oracle belongs to: it must be told
+the symmetry, in the crystal's standard orientation, and gives either clamped or relaxed constants;
+here both come of one set of strains, and the point group is found, however the crystal lies.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +13,12 @@ import numpy as np
 from ase import Atoms, units
 from pydantic import Field
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import SimulationError, UnsupportedError
 from phicalc.machine.files import refuse_existing, write_json
 from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.crystal.stiffness import PAIRS, Array, Stiffness, symmetrised
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import point_group, space_group
 from phicalc.workflows.watching import Display
 
@@ -27,9 +32,11 @@ class ElasticSettings(CrystalSettings):
     relax_atoms: bool = Field(
         True, description="let the atoms follow each strain; else clamped constants only"
     )
-    max_force: Positive = Field(1e-3, description="largest force left in a strained cell")
+    max_force: Positive = Field(1e-3, description="largest force left in a strained cell, eV/Å")
     steps: int = Field(300, ge=1, description="most steps of a relaxation in a strained cell")
-    symmetry_tolerance: Positive = Field(1e-3, description="for the point group, Å")
+    symmetry_tolerance: Positive = Field(
+        1e-3, description="distance by which atoms may miss their symmetric places, Å"
+    )
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from typing import Any, Literal
 import ase.eos
 import numpy as np
 from ase import Atoms, units
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import ConvergenceError, SimulationError, UnsupportedError
 from phicalc.machine.files import refuse_existing, replacing, write_json
-from phicalc.workflows.crystal.figures import draw_equation_of_state
 from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
-from phicalc.workflows.figures import save_figure
+from phicalc.workflows.figures import LINE, save_figure
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Positive
 from phicalc.workflows.symmetry import conventional_atoms
 from phicalc.workflows.watching import Display
 
@@ -30,12 +30,12 @@ class EquationOfStateSettings(CrystalSettings):
     span: Positive = Field(
         0.06, lt=0.5, description="largest relative change of the volume, both ways"
     )
-    points: int = Field(9, ge=5, le=1000, description="volumes")
+    points: int = Field(9, ge=5, le=1000, description="number of volumes")
     free: Literal["nothing", "atoms", "shape"] = Field(
         "atoms", description="what relaxes at each volume; shape: atoms and shape of the cell"
     )
     equation: Equation = Field("birchmurnaghan", description="what is fitted, as ASE names it")
-    max_force: Positive = Field(1e-3, description="largest force left at each volume")
+    max_force: Positive = Field(1e-3, description="largest force left at each volume, eV/Å")
     steps: int = Field(300, ge=1, description="most steps of the relaxation at each volume")
 
 
@@ -235,3 +235,23 @@ def _summary(result: EquationOfStateResult) -> dict[str, Any]:
         "volumes_A3": result.volumes.tolist(),
         "energies_eV": result.energies.tolist(),
     }
+
+
+def draw_equation_of_state(result: EquationOfStateResult) -> Figure:
+    """Energies and the fitted curve against the volume."""
+    figure = Figure(figsize=(6.0, 4.5))
+    axes = figure.subplots()
+    volumes, energies = result.curve
+    axes.plot(volumes, 1e3 * (energies - result.energy), color=LINE, label=result.equation)
+    axes.plot(
+        result.volumes, 1e3 * (result.energies - result.energy), "o", color=LINE, label="computed"
+    )
+    axes.axvline(result.volume, color="gray", linewidth=0.5)
+    title = f"V₀ = {result.volume:.3f} Å³, B₀ = {result.bulk_modulus:.2f} GPa"
+    if result.lattice_constant is not None:
+        title += f", a₀ = {result.lattice_constant:.4f} Å"
+    axes.set_title(title, fontsize="medium")
+    axes.set_xlabel("volume / Å³")
+    axes.set_ylabel("energy − minimum / meV per cell")
+    axes.legend(frameon=False)
+    return figure

@@ -1,4 +1,4 @@
-"""Pictures of phonons and equations of state."""
+"""Pictures of phonons."""
 
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,6 @@ from phicalc.workflows.figures import LINE
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-
-    from phicalc.workflows.crystal.equation_of_state import EquationOfStateResult
 
 
 def draw_phonons(phonopy: "Phonopy") -> Figure:
@@ -80,23 +78,3 @@ def _name_special_points(
     axes.set_xlim(places[0], places[-1])
     for place in places:
         axes.axvline(place, color="gray", linewidth=0.5)
-
-
-def draw_equation_of_state(result: "EquationOfStateResult") -> Figure:
-    """Energies and the fitted curve against the volume."""
-    figure = Figure(figsize=(6.0, 4.5))
-    axes = figure.subplots()
-    volumes, energies = result.curve
-    axes.plot(volumes, 1e3 * (energies - result.energy), color=LINE, label=result.equation)
-    axes.plot(
-        result.volumes, 1e3 * (result.energies - result.energy), "o", color=LINE, label="computed"
-    )
-    axes.axvline(result.volume, color="gray", linewidth=0.5)
-    title = f"V₀ = {result.volume:.3f} Å³, B₀ = {result.bulk_modulus:.2f} GPa"
-    if result.lattice_constant is not None:
-        title += f", a₀ = {result.lattice_constant:.4f} Å"
-    axes.set_title(title, fontsize="medium")
-    axes.set_xlabel("volume / Å³")
-    axes.set_ylabel("energy − minimum / meV per cell")
-    axes.legend(frameon=False)
-    return figure

@@ -11,8 +11,10 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from phicalc.checks.settings import Positive
 from phicalc.errors import ConfigError, UnsupportedError
 from phicalc.machine.files import refuse_existing, replacing
+from phicalc.workflows.conditions import field_of
 from phicalc.workflows.crystal.born import PROPERTIES, BornCharges, from_calculator, from_file
 from phicalc.workflows.crystal.displacements import DisplacedForces
 from phicalc.workflows.crystal.figures import draw_phonons, draw_thermal
@@ -28,7 +30,6 @@ from phicalc.workflows.crystal.start import CrystalSettings, CrystalSimulation
 from phicalc.workflows.figures import save_figure
 from phicalc.workflows.frames import as_extxyz
 from phicalc.workflows.relax import RelaxResult
-from phicalc.workflows.settings import Positive
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -46,24 +47,32 @@ class PhononSettings(CrystalSettings):
     supercell: tuple[int, int, int] | None = Field(
         None, description="cells along each axis, instead of the length"
     )
-    displacement: Positive = Field(0.01, description="of an atom, both ways, Å")
-    symmetry_tolerance: Positive = Field(1e-4, description="for the space group, Å")
+    displacement: Positive = Field(0.01, description="displacement of an atom, both ways, Å")
+    symmetry_tolerance: Positive = Field(
+        1e-4, description="distance by which atoms may miss their symmetric places, Å"
+    )
     correction: Literal["auto", "model", "none"] = Field(
         "auto",
         description="non-analytical term: auto takes a BORN file, else the model's own charges "
         "if it has them; model insists on those; none leaves LO and TO together",
     )
     born_file: Path | None = Field(None, description="Born charges in phonopy's BORN format")
-    path: str | None = Field(None, description='special points, as "GXWKGL,UX"; None: standard')
+    path: str | None = Field(
+        None, description='special points, as "GXWKGL,UX"; else the standard path'
+    )
     points: int = Field(51, ge=2, le=10_000, description="points on the longest line of the path")
     mesh: Positive | tuple[int, int, int] = Field(
-        100.0, description="q-points along each axis, or a length (Å) from which they follow"
+        100.0,
+        description="length from which the number of q-points follows, Å; or their number along "
+        "each axis, as 20:20:20",
     )
     temperatures: tuple[float, float, float] = Field(
-        (0.0, 1000.0, 10.0), description="first, last, interval of the thermal properties, K"
+        (0.0, 1000.0, 10.0), description="first, last and interval of thermal properties, K"
     )
     animated: tuple[tuple[float, float, float], ...] = Field(
-        ((0.0, 0.0, 0.0),), description="wave vectors whose modes become moving pictures"
+        ((0.0, 0.0, 0.0),),
+        description="wave vectors whose modes become moving pictures, in reciprocal lattice "
+        "vectors, as 0.5:0:0",
     )
 
     @field_validator("path")
@@ -234,7 +243,8 @@ class Phonons(CrystalSimulation):
     def _frequencies(self, phonopy: "Phonopy") -> None:
         """Density of states and thermal properties."""
         settings = self.settings
-        symmetric = not isotopes(as_atoms(phonopy.primitive))
+        in_field = field_of(self.atoms).any()
+        symmetric = not (in_field or isotopes(as_atoms(phonopy.primitive)))
         phonopy.run_mesh(settings.mesh, is_gamma_center=True, is_mesh_symmetry=symmetric)
         phonopy.run_total_dos()
         first, last, interval = settings.temperatures
@@ -258,6 +268,7 @@ class Phonons(CrystalSimulation):
             supercell_matrix=np.diag(self._repeats(atoms)),
             primitive_matrix=primitive,
             symprec=tolerance,
+            is_symmetry=not field_of(atoms).any(),  # phonopy knows no field
         )
         phonopy.generate_displacements(distance=self.settings.displacement, is_plusminus=True)
         return phonopy

@@ -5,9 +5,10 @@ from pathlib import Path
 from ase import Atoms
 from pydantic import Field
 
+from phicalc.checks.settings import Settings
 from phicalc.errors import UnsupportedError
 from phicalc.workflows.relax import Relaxation, RelaxResult, RelaxSettings
-from phicalc.workflows.settings import Settings
+from phicalc.workflows.remarks import on_field
 from phicalc.workflows.simulation import Simulation
 
 RELAXED_CRYSTAL = RelaxSettings(cell="full", keep_symmetry=True, max_force=1e-3)
@@ -19,7 +20,7 @@ class CrystalSettings(Settings):
 
     relax: RelaxSettings | None = Field(
         RELAXED_CRYSTAL,
-        description="relaxation of the cell that comes first; None: the structure as it is",
+        description="relax atoms and cell first; else the structure as it is",
     )
 
 
@@ -37,6 +38,7 @@ class CrystalSimulation(Simulation):
     def __init__(self, atoms: Atoms, folder: str | Path | None, name: str) -> None:
         super().__init__(atoms, folder, name)
         self.atoms.set_constraint()
+        self.remarks += on_field(self.atoms)
         if not atoms.pbc.all():
             raise UnsupportedError(
                 f"{name}: expected a crystal periodic in three directions, got pbc "

@@ -1,4 +1,8 @@
-"""ASE's integrators in one voice: a target, a conserved quantity, and a state to save."""
+"""ASE's integrators in one voice: a target, a conserved quantity, and a state to save.
+
+Two are our own, because ASE's cannot do it: its Langevin has no rigid bonds and counts no heat, its
+Nosé–Hoover chain has no rigid bonds and always 3N degrees of freedom.
+"""
 
 from typing import Any, ClassVar, Protocol, cast
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from phicalc.workflows.settings import Finite, Positive, Settings
+from phicalc.checks.settings import Positive, Settings
 
 Ensemble = Literal["nve", "langevin", "nose-hoover", "bussi", "npt", "npt-cell"]
 
@@ -13,15 +13,15 @@ Ensemble = Literal["nve", "langevin", "nose-hoover", "bussi", "npt", "npt-cell"]
 class GuardSettings(Settings):
     """Limits beyond which a simulation is stopped, because no model means anything there."""
 
-    max_speed: Positive = Field(0.3, description="fastest atom in Å/fs")
-    max_temperature: Positive = Field(2e4, description="kinetic temperature in K")
+    max_speed: Positive = Field(0.3, description="largest speed of an atom, Å/fs")
+    max_temperature: Positive = Field(2e4, description="largest kinetic temperature, K")
     max_energy_jump: Positive = Field(
-        1.0, description="change of the potential energy in one step, in eV per atom"
+        1.0, description="largest change of the potential energy in one step, eV per atom"
     )
     max_spread: Positive | None = Field(
         None,
-        description="largest disagreement of a committee about a force in eV/Å, by the "
-        "calculator's `forces_spread`",
+        description="largest disagreement of a committee about a force, eV/Å (its calculator's "
+        "forces_spread)",
     )
 
 
@@ -36,19 +36,22 @@ class MDSettings(Settings):
     steps: int = Field(ge=1, description="number of time steps")
     ensemble: Ensemble = Field(
         "langevin",
-        description="nve; langevin (BAOAB), nose-hoover (chain) or bussi at constant "
+        description="integrator: nve; langevin (BAOAB), nose-hoover (chain) or bussi at constant "
         "temperature; npt (volume free) or npt-cell (whole cell free) at constant pressure too",
     )
-    timestep: Positive = Field(1.0, description="time step in fs")
+    timestep: Positive = Field(1.0, description="time step, fs")
     temperature: Positive | tuple[Positive, ...] | None = Field(
-        None, description="target in K; for nve of the starting velocities only"
+        None,
+        description="target temperature, K; several are a ramp; nve: of the starting velocities",
     )
-    pressure: Finite | tuple[Finite, ...] = Field(0.0, description="target in GPa, npt only")
+    pressure: float | tuple[float, ...] = Field(
+        0.0, description="target pressure, GPa, of npt and npt-cell; several are a ramp"
+    )
     thermostat_time: Positive = Field(
-        100.0, description="relaxation time of the thermostat in fs (Langevin: 1 / friction)"
+        100.0, description="relaxation time of the thermostat, fs (Langevin: 1 / friction)"
     )
-    barostat_time: Positive = Field(1000.0, description="relaxation time of the barostat in fs")
-    seed: int = Field(0, ge=0, description="of the starting velocities and the thermostat")
+    barostat_time: Positive = Field(1000.0, description="relaxation time of the barostat, fs")
+    seed: int = Field(0, ge=0, description="seed of the starting velocities and the thermostat")
     fixed_atoms: tuple[int, ...] = Field((), description="atoms that do not move, from 0")
     rigid_water: bool = Field(False, description="keep water molecules rigid (SHAKE, RATTLE)")
     trajectory_every: int = Field(100, ge=1, description="steps between frames")

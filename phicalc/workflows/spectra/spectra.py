@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms, units
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pydantic import Field
 
+from phicalc.checks.settings import Positive, Settings
 from phicalc.errors import UnsupportedError
 from phicalc.machine.files import prepare_folder, refuse_existing, replacing
-from phicalc.workflows.figures import save_figure
-from phicalc.workflows.settings import Positive, Settings
+from phicalc.workflows.figures import LINE, save_figure
 from phicalc.workflows.spectra.correlation import (
     SPEED_OF_LIGHT,
     QuantumCorrection,
@@ -25,7 +26,6 @@ from phicalc.workflows.spectra.correlation import (
     spectrum_of,
     wavenumber_grid,
 )
-from phicalc.workflows.spectra.figures import draw_spectra
 from phicalc.workflows.spectra.motion import Motion, read_motion
 
 Array = NDArray[np.float64]
@@ -38,19 +38,23 @@ class SpectraSettings(Settings):
 
     correlation_time: Positive = Field(
         2000.0,
-        description="longest lag of the correlation functions, at most half the trajectory; its "
+        description="longest lag of correlation functions, fs, at most half the trajectory; its "
         "inverse is the resolution (2000 fs: 17 cm⁻¹)",
     )
-    window: Window = Field("hann", description="by which the correlation functions fade out")
-    maximum: Positive = Field(4000.0, description="largest wavenumber")
+    window: Window = Field(
+        "hann", description="function by which the correlation functions fade out"
+    )
+    maximum: Positive = Field(4000.0, description="largest wavenumber, cm⁻¹")
     quantum_correction: QuantumCorrection = Field(
         "harmonic",
         description="factor that makes a classical correlation function obey detailed balance: "
         "harmonic βħω/(1−exp(−βħω)), standard 2/(1+exp(−βħω)) or schofield exp(βħω/2)",
     )
-    temperature: Positive | None = Field(None, description="in K; None: the trajectory's own")
+    temperature: Positive | None = Field(
+        None, description="temperature, K; else the trajectory's own"
+    )
     interval: Positive | None = Field(
-        None, description="time between frames; None: by the frames themselves"
+        None, description="time between frames, fs; else as the frames say"
     )
 
 
@@ -299,6 +303,30 @@ def infrared_spectrum(motion: Motion, settings: SpectraSettings) -> Spectrum:
         description=f"{temperature:.0f} K, window {settings.window}, quantum correction "
         f"{settings.quantum_correction}",
     )
+
+
+def draw_spectra(spectra: dict[str, Spectrum]) -> Figure:
+    """Spectra below each other, on one axis of wavenumbers.
+
+    Parameters
+    ----------
+    spectra
+        By their names.
+    """
+    figure = Figure(figsize=(7.0, 2.8 * len(spectra) + 0.4))
+    rows = figure.subplots(len(spectra), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, spectrum) in zip(rows, spectra.items(), strict=True):
+        axes.plot(spectrum.wavenumbers, spectrum.intensity, color=LINE, linewidth=1.0)
+        if len(spectrum.parts) > 1:
+            for symbol, part in spectrum.parts.items():
+                axes.plot(spectrum.wavenumbers, part, linewidth=0.8, label=symbol)
+            axes.legend(frameon=False)
+        axes.set_title(f"{name}: {spectrum.description}", fontsize="small", loc="left")
+        axes.set_ylabel(spectrum.unit)
+        axes.set_xlim(0.0, spectrum.wavenumbers[-1])
+        axes.set_ylim(bottom=0.0)
+    rows[-1].set_xlabel("wavenumber / cm⁻¹")
+    return figure
 
 
 def as_csv(spectrum: Spectrum) -> str:

@@ -13,6 +13,7 @@ from phicalc.electrostatics.heads.head import Head
 from phicalc.model.build import build_backbone, build_head
 from phicalc.model.config import BackboneConfig, HeadConfig
 from phicalc.nn.backbone import Backbone
+from tests.heads import KINDS
 
 HEADS = get_args(get_args(HeadConfig)[0])
 BACKBONES = get_args(get_args(BackboneConfig)[0])
@@ -21,6 +22,10 @@ ELEMENTS = [11, 17]
 
 def arguments(function) -> list[tuple[str, object]]:
     return [(p.name, p.annotation) for p in inspect.signature(function).parameters.values()]
+
+
+def test_the_table_of_the_tests_has_every_kind_of_head():
+    assert set(KINDS) == {config().kind for config in HEADS}
 
 
 @pytest.mark.parametrize("config", HEADS)

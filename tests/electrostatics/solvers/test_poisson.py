@@ -32,8 +32,8 @@ def test_solvers_agree_with_the_dense_inverse(graph, mu):
     weights, edge_index = graph(60)
     b, mu = mu * right_hand_side(60), torch.tensor(mu).double()
     expected = exact(weights, edge_index, mu, b)
-    batch = torch.zeros(60, dtype=torch.long)
-    assert_allclose(solve_direct(weights, edge_index, mu, b, batch), expected, atol=1e-11)
+    slots = torch.arange(60)
+    assert_allclose(solve_direct(weights, edge_index, mu, b, slots, 1, 60), expected, atol=1e-11)
     _, basis = lowest_eigenvectors(weights, edge_index, 60, 8)
     for coarse in (None, basis):
         for guess in (None, expected + 0.1 * right_hand_side(60)):

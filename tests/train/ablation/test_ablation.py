@@ -83,8 +83,8 @@ def test_merging_leaves_both_sides_as_they_were():
         ({"rows": {}}, "yaml: rows: expected at least 1, got 0$"),
         ({"seeds": []}, "yaml: seeds: expected at least 1, got 0$"),
         ({"speed": 1}, "yaml: speed: unknown key$"),
-        ({"seeds": "many"}, "yaml: seeds: expected list, got 'many'$"),
-        ({"rows": {"bad": 1}}, "yaml: rows.bad: expected dictionary, got 1$"),
+        ({"seeds": "many"}, "yaml: seeds: expected a list, got 'many'$"),
+        ({"rows": {"bad": 1}}, "yaml: rows.bad: expected a mapping of keys to values, got 1$"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(asked, write_yaml, change, message):
