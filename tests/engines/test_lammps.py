@@ -294,9 +294,9 @@ def test_field_along_the_axes_of_the_script(lammps):
     crystal.wrap()
     field = (0.02, 0.05, -0.01)
     lmp = lammps(general_box(crystal, "a.data"))
-    attach(lmp, served("formal"), field=field)
+    attach(lmp, served("phi-coulomb"), field=field)
     lmp.commands_string("fix 1 all nve\nrun 0")
-    crystal.calc = PhiCalculator(served("formal"), field=field)
+    crystal.calc = PhiCalculator(served("phi-coulomb"), field=field)
     assert lmp.get_thermo("pe") == pytest.approx(crystal.get_potential_energy(), abs=1e-8)
     turned = "modify triclinic/general yes sort id format float %.14g"
     lmp.command(f"write_dump all custom f.dump id fx fy fz {turned}")
@@ -309,7 +309,7 @@ def test_energy_in_a_field_does_not_jump_where_an_atom_is_wrapped(lammps):
     crystal = rock_salt()
     data = written(crystal, "a.data", ["Na", "Cl"])
     lmp = lammps(f"units metal\n{data}timestep 0.0002\nneigh_modify every 1 delay 0 check no\n")
-    attach(lmp, served("formal"), field=(0.3, 0.0, 0.0))
+    attach(lmp, served("phi-coulomb"), field=(0.3, 0.0, 0.0))
     lmp.commands_string(
         "group cations type 1\nvelocity cations set 40 30 20\nfix 1 all nve\n"
         "thermo_style custom step etotal pe\nthermo 1\nrun 0"
