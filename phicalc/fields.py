@@ -20,6 +20,7 @@ TOTAL_CHARGE: Final = "total_charge"  # (B,) float64 | e | total charge Q
 FIELD: Final = "field"  # (B, 3) float64 | V/Å | optional: uniform electric field; absent: zero
 BASIS: Final = "basis"  # (N, k) float64 | - | optional: cached Laplacian eigenbasis
 POTENTIAL_GUESS: Final = "potential_guess"  # (N,) float64 | V | optional: start of the solve
+INVERSE: Final = "inverse"  # (N, N) float32 | - | optional: (1 + KL)⁻¹ of an earlier geometry
 CHARGE_GUESS: Final = "charge_guess"  # (N,) float64 | e | optional: start of the equilibration
 # What a CPU asks for, there already when a device computes; optional, the same numbers:
 CPU_CELL: Final = "cpu_cell"  # as CELL

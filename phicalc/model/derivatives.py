@@ -122,6 +122,11 @@ class Differentiated(nn.Module):
         features: List[Tensor] = self.potential.atom_features(graph)
         return [step.detach() for step in features]
 
+    def inverse(self, graph: Dict[str, Tensor]) -> Tensor:
+        """What may be given as INVERSE to evaluations of later geometries of one structure."""
+        inverse: Tensor = self.potential.inverse(graph)
+        return inverse
+
     def response(self, graph: Dict[str, Tensor]) -> Dict[str, Tensor]:
         """MOMENT (1, 3), BORN_CHARGES and POLARISABILITY of one structure, exact, ions clamped.
 

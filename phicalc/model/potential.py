@@ -243,6 +243,15 @@ class Potential(nn.Module):
         features: List[Tensor] = self.features(index, graph, gates)
         return features
 
+    def inverse(self, graph: Dict[str, Tensor]) -> Tensor:
+        """INVERSE (N, N) of one structure, for solves at later geometries; (0, 0): of no head."""
+        index = self.species_index[graph[fields.SPECIES]]
+        inverse = torch.zeros(0, 0, device=index.device)
+        for head in self.heads:
+            if hasattr(head, "inverse"):
+                inverse = head.inverse(index, graph)  # type: ignore[operator]
+        return inverse
+
     def response(self, graph: Dict[str, Tensor]) -> FieldResponse:
         """Polarisation of one structure and its response to a field.
 

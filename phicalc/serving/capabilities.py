@@ -42,6 +42,8 @@ class Capabilities(BaseModel):
         Atoms above which a structure is best evaluated by itself; None: never.
     basis_size
         Laplacian eigenvectors worth keeping from step to step.
+    keeps_inverse
+        Its solves are helped by the inverse of an earlier geometry, which it can give.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -55,6 +57,7 @@ class Capabilities(BaseModel):
     formal_charges: dict[str, float] | None = None
     alone_above: int | None = None
     basis_size: int = Field(default=0, ge=0)
+    keeps_inverse: bool = False
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -120,4 +123,5 @@ def combined(config: ModelConfig) -> Capabilities:
         formal_charges=None if one is None else one.formal_charges,
         alone_above=min(limits, default=None),
         basis_size=max((head.basis_size for head in heads), default=0),
+        keeps_inverse=any(head.keeps_inverse for head in heads),
     )

@@ -37,6 +37,11 @@ class EagerModel:
         outputs: dict[str, Tensor] = self.module.response(graph)
         return outputs
 
+    def inverse(self, graph: dict[str, Tensor]) -> Tensor:
+        """INVERSE (N, N) of a structure, for evaluations of its later geometries."""
+        output: Tensor = self.module.inverse(graph)
+        return output
+
     def features(self, graph: dict[str, Tensor]) -> list[Tensor]:
         """Features (N, F) of the atoms after each message step, invariant under rotation."""
         outputs: list[Tensor] = self.module.features(graph)

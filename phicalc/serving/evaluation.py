@@ -24,7 +24,8 @@ from phicalc.data.device_neighbours import DeviceNeighbourList, DeviceNeighbours
 from phicalc.data.lattice import periodic_cell
 from phicalc.data.neighbours import NeighbourList, Neighbours
 from phicalc.data.tensors import cpu_entries, grouped, joined, on_device, structure_tensors
-from phicalc.electrostatics.solvers.eigenbasis import SolverCache
+from phicalc.electrostatics.solvers.cache import INVERSE, SolverCache, eigenbasis
+from phicalc.electrostatics.solvers.eigenbasis import lowest_eigenvectors
 from phicalc.errors import (
     ConvergenceError,
     DataError,
@@ -61,6 +62,9 @@ class Model(Protocol):
 
     def features(self, graph: Graph) -> list[Tensor]:
         """Features (N, F) of the atoms after each message step."""
+
+    def inverse(self, graph: Graph) -> Tensor:
+        """INVERSE (N, N) of a structure, of a model that keeps one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +212,16 @@ class _Member:
     charges: SolverCache
     """Of charges that are equilibrated, where the other is of the potential φ."""
 
+    @classmethod
+    def of(cls, model: Model) -> "_Member":
+        """With what is worth keeping for this model."""
+        able, aid = model.metadata.capabilities, None
+        if able.basis_size:
+            aid = eigenbasis(able.basis_size)
+        if able.keeps_inverse and model.device.type == "cpu":  # elsewhere it is not measured
+            aid = INVERSE
+        return cls(model, SolverCache(aid), SolverCache())
+
     def restart(self) -> None:
         """Forget the last structure."""
         self.cache.restart()
@@ -255,10 +269,7 @@ class Evaluator:
         self.device = models[0].device
         self.cache = cache
         self.threads = threads
-        self._members = [
-            _Member(model, SolverCache(model.metadata.capabilities.basis_size), SolverCache(0))
-            for model in models
-        ]
+        self._members = [_Member.of(model) for model in models]
         self._on_cpu = self.device.type == "cpu"
         kind = NeighbourList if self._on_cpu else DeviceNeighbourList
         self._lists: dict[float, NeighbourList | DeviceNeighbourList] = {
@@ -392,17 +403,28 @@ class Evaluator:
         """Where the electrostatic solve may start from: entries that speed it up, no more."""
         if not self.cache:
             return {}
+        aid, held = member.cache.aid, member.cache.held(graph[fields.SPECIES].shape[0])
         entries = {
-            fields.BASIS: member.cache.basis(graph[fields.SPECIES].shape[0]),
             fields.POTENTIAL_GUESS: member.cache.guess(),
             fields.CHARGE_GUESS: member.charges.guess(),
         }
+        if aid is not None:
+            entries[aid.entry] = held
         return {name: value for name, value in entries.items() if value is not None}
 
     def _learn(self, member: _Member, graph: Graph, found: Graph, output: Graph) -> None:
         """Show the caches the finished solves, as they are on the device and on the CPU."""
         if not self.cache:
             return
+
+        def make(last: Tensor | None) -> Tensor:
+            if member.model.metadata.capabilities.keeps_inverse:
+                return member.model.inverse(graph)
+            weights, edge_index = found[fields.LAPLACIAN_WEIGHTS], graph[fields.EDGE_INDEX]
+            size = member.model.metadata.capabilities.basis_size
+            num_atoms = graph[fields.SPECIES].shape[0]
+            return lowest_eigenvectors(weights, edge_index, num_atoms, size, last)[1]
+
         for cache, solution, iterations, residual in (
             (
                 member.cache,
@@ -421,8 +443,7 @@ class Evaluator:
                 continue
             cache.observe(
                 self._lists[member.model.metadata.cutoff].topology,
-                found.get(fields.LAPLACIAN_WEIGHTS),
-                graph[fields.EDGE_INDEX],
+                make,
                 found[solution],
                 int(output[iterations]),
                 float(output[residual]),

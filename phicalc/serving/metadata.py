@@ -158,6 +158,7 @@ class ModelMetadata(BaseModel):
             known = combined(ModelConfig.stored(made_of)).model_dump()
         except ConfigError:  # made of what is not ours
             known = {}
+        said |= {"keeps_inverse": False}  # its program is from before that
         return {**content, "capabilities": {**known, "total_charge": False, **said}}
 
     @property

@@ -81,6 +81,11 @@ class LoadedModel:
         outputs: list[Tensor] = self.program.call("features", graph)
         return outputs
 
+    def inverse(self, graph: dict[str, Tensor]) -> Tensor:
+        """INVERSE (N, N) of a structure, for evaluations of its later geometries."""
+        output: Tensor = self.program.call("inverse", graph)
+        return output
+
     def weights(self) -> dict[str, Tensor]:
         """Parameters and buffers by name."""
         return self.program.weights()

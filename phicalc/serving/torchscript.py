@@ -23,7 +23,7 @@ from phicalc.machine.modes import own_modes
 RECORD_ALIGNMENT: Final = 64
 """Bytes; a mapped file's tensors can then be used where they lie."""
 
-EXPORTED: Final = ("energy", "features", "response")
+EXPORTED: Final = ("energy", "features", "inverse", "response")
 """Methods that are scripted beside ``forward``, where a module has them."""
 
 

@@ -30,7 +30,8 @@ from phicalc import PhiCalculator, fields
 from phicalc.data.boxes import water_box
 from phicalc.data.neighbours import NeighbourList
 from phicalc.electrostatics.laplacian import edge_weights, silence_sparse_notice
-from phicalc.electrostatics.solvers.eigenbasis import SolverCache
+from phicalc.electrostatics.solvers.cache import SolverCache, eigenbasis
+from phicalc.electrostatics.solvers.eigenbasis import lowest_eigenvectors
 from phicalc.electrostatics.solvers.poisson import solve_iterative
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "nacl-water-phi.pt"
@@ -120,16 +121,21 @@ def chain_steps(number: int) -> list[Step]:
 def replay(steps: list[Step], mu: float, size: int, policy: str) -> dict[str, float | str]:
     """Mean iterations and milliseconds per step of the solver with a given use of the basis."""
     solve = torch.jit.script(solve_iterative)
-    cache = SolverCache(size, policy)
+    cache = SolverCache(eigenbasis(size), policy)
     mu_tensor = torch.tensor(mu, dtype=torch.float64)
     iterations, seconds = [], []
     with torch.jit.optimized_execution(False):
         for step in steps:
             start = time.perf_counter()
-            basis, guess = cache.basis(len(step.source)), cache.guess()
+            basis, guess = cache.held(len(step.source)), cache.guess()
             b = mu_tensor * step.source
             phi, count, residual = solve(step.weights, step.edge_index, mu_tensor, b, basis, guess)
-            cache.observe(step.topology, step.weights, step.edge_index, phi, count, residual)
+
+            def make(last: Tensor | None, step: Step = step) -> Tensor:
+                num_atoms = len(step.source)
+                return lowest_eigenvectors(step.weights, step.edge_index, num_atoms, size, last)[1]
+
+            cache.observe(step.topology, make, phi, count, residual)
             seconds.append(time.perf_counter() - start)
             iterations.append(count)
     return {

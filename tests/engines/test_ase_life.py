@@ -23,8 +23,11 @@ from phicalc.data.boxes import salt_water
 from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import StructureError, UnsupportedError
 from phicalc.serving.evaluation import Evaluator, conditions_of
+from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes, save_model
 from tests.reference_models import small_metadata, small_potential
+
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,47 @@ def test_md_with_caches_follows_the_cold_solve(model):
     assert info["solver_steps"] == info["neighbour_updates"] == 15
     assert info["neighbour_rebuilds"] == info["solver_topologies"] < 15
     assert cold.cache_info()["solver_steps"] == 0
+
+
+def flow_model(**changes: bool) -> LoadedModel:
+    """PaiNN with phi-coulomb in float64, random weights; what it says it can do may be changed."""
+    head = {"kind": "phi-coulomb", "formal_charges": {"Na": 1.0, "Cl": -1.0}}
+    network = small_potential("float64", heads=[head])
+    known = describe(network.potential)
+    able = known.capabilities.model_copy(update=changes)
+    return load_model(model_bytes(network, known.model_copy(update={"capabilities": able})))
+
+
+def test_md_with_a_kept_inverse_follows_the_cold_solve():
+    atoms = build_bulk("NaCl", "rocksalt", a=5.6, cubic=True) * (3, 2, 2)  # above direct solves
+    model = flow_model()
+    atoms.calc, cold = PhiCalculator(model), PhiCalculator(model, cache=False)
+    sites, phases = atoms.positions.copy(), np.random.default_rng(0).uniform(0, 6, (96, 3))
+    iterations = []
+    for step in range(30):
+        atoms.positions = sites + 0.1 * np.sin(0.1 * step + phases)
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        assert energy == pytest.approx(cold.get_potential_energy(atoms), abs=1e-8 * len(atoms))
+        assert forces == pytest.approx(cold.get_forces(atoms), abs=1e-6)
+        iterations.append(atoms.calc.cache_info()["solver_last_iterations"])
+    info = atoms.calc.cache_info()
+    assert info["solver_mode"] == "inverse" and info["solver_aided_steps"] > 15
+    assert max(iterations[-10:]) < 0.75 * min(iterations[3:8])
+    # what was kept helps the response to a field, too, and changes nothing in it
+    born, tensor = atoms.calc.get_property("born_effective_charges"), atoms.calc.polarizability
+    assert born == pytest.approx(cold.get_property("born_effective_charges", atoms), abs=1e-6)
+    assert tensor == pytest.approx(cold.polarizability, abs=1e-5)
+
+
+def test_a_file_from_before_inverses_keeps_none():
+    atoms = build_bulk("NaCl", "rocksalt", a=5.6, cubic=True) * (3, 2, 2)
+    atoms.calc = PhiCalculator(flow_model(keeps_inverse=False))
+    for seed in range(12):
+        atoms.rattle(0.01, seed=seed)
+        atoms.get_forces()
+    info = atoms.calc.cache_info()
+    assert info["solver_mode"] == "start" and info["solver_aided_steps"] == 0
+    assert info["solver_last_iterations"] > 0
 
 
 def test_energy_is_conserved(lennard_jones):

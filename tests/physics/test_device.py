@@ -124,7 +124,12 @@ def test_small_structures(module: Differentiated):
 def test_large_structures(module: Differentiated, periodic: bool):
     """Where electrostatics is solved by iterations: on the mesh, and on a cluster's edges."""
     limit = DIRECT_LIMIT if "phi" in module.potential.head_names else DENSE_LIMIT
-    evaluate_on_meta(module, graph_of(CUTOFF, salt(limit, ("Na", "Cl"), periodic)))
+    graph = graph_of(CUTOFF, salt(limit, ("Na", "Cl"), periodic))
+    evaluate_on_meta(module, graph)
+    if any(hasattr(head, "inverse") for head in module.potential.heads):
+        with torch.device("meta"):
+            kept = stays({fields.INVERSE: module.inverse(graph)})
+        evaluate_on_meta(module, {**graph, **kept})
 
 
 def test_response(module: Differentiated):

@@ -305,7 +305,7 @@ def test_provenance_that_is_not_understood(tmp_path):
     save_checkpoint(
         tmp_path / "best.pt", small_potential().potential, {"provenance": {"step": "many"}}
     )
-    with pytest.raises(ModelFileError, match="key 'step'"):
+    with pytest.raises(ModelFileError, match="step: expected a whole number"):
         export(tmp_path / "best.pt", tmp_path / "model.pt")
 
 

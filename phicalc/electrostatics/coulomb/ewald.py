@@ -50,7 +50,11 @@ WAVE_RANGE: float = 5.26
 
 
 def coulomb_matrices(
-    graph: Dict[str, Tensor], widths: Tensor, constant: float = COULOMB_CONSTANT
+    graph: Dict[str, Tensor],
+    widths: Tensor,
+    constant: float = COULOMB_CONSTANT,
+    near_range: float = NEAR_RANGE,
+    wave_range: float = WAVE_RANGE,
 ) -> Tensor:
     """A of every structure of a batch, padded with zeros.
 
@@ -60,11 +64,13 @@ def coulomb_matrices(
         needs POSITIONS, CELL, PBC and BATCH, which is ascending
     widths
         (N,) | Å | σ > 0 of the Gaussian charges
+    near_range, wave_range
+        where the sums of crystals end: see `ewald_terms`
 
     Returns
     -------
-    (B, M, M) | eV/e², float64, symmetric; M atoms in the largest structure. Terms of relative
-    size 1e-12 are left out of the periodic sums.
+    (B, M, M) | eV/e², of the dtype of the widths, symmetric; M atoms in the largest structure. By
+    default terms of relative size 1e-12 are left out of the periodic sums.
 
     Raises
     ------
@@ -85,7 +91,7 @@ def coulomb_matrices(
     for b in range(num_structures):
         n = int(counts[b])
         if bool(pbc[b].all()):
-            matrix = ewald_matrix(rows[b, :n], cell[b], spread[b, :n])
+            matrix = ewald_matrix(rows[b, :n], cell[b], spread[b, :n], 0.0, near_range, wave_range)
         else:
             matrix = direct_matrix(rows[b : b + 1, :n], spread[b : b + 1, :n])[0]
         matrices.append(torch.nn.functional.pad(matrix, [0, size - n, 0, size - n]))
@@ -119,7 +125,12 @@ def direct_matrix(positions: Tensor, widths: Tensor) -> Tensor:
 
 
 def ewald_matrix(
-    positions: Tensor, cell: Tensor, widths: Tensor, split_width: float = 0.0
+    positions: Tensor,
+    cell: Tensor,
+    widths: Tensor,
+    split_width: float = 0.0,
+    near_range: float = NEAR_RANGE,
+    wave_range: float = WAVE_RANGE,
 ) -> Tensor:
     """Interaction of the charges of one crystal with each other and all images, in units of k_e.
 
@@ -129,6 +140,8 @@ def ewald_matrix(
         (N, 3), (3, 3), (N,) | Å
     split_width
         η | Å; 0: the best one, see `best_split`
+    near_range, wave_range
+        see `ewald_terms`
 
     Returns
     -------
@@ -137,7 +150,7 @@ def ewald_matrix(
     num_atoms = positions.shape[0]
     if split_width == 0.0:
         split_width = best_split(cell.detach(), num_atoms, float(widths.detach().max()))
-    terms = ewald_terms(positions, cell, widths, split_width)
+    terms = ewald_terms(positions, cell, widths, split_width, near_range, wave_range)
     pairs = torch.zeros(num_atoms * num_atoms, dtype=widths.dtype, device=widths.device)
     pairs = pairs.index_add(0, terms.first * num_atoms + terms.second, terms.near)
     pairs = pairs.view(num_atoms, num_atoms)

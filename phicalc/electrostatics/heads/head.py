@@ -26,6 +26,8 @@ class Head(nn.Module):
         of heads that solve for charges: energies (N,) | eV of zero sum, whose gradient is that of
         ∂E/∂q · dq/dx, where ``gradient`` (N,) | V is ∂E/∂q of an energy that depends on the
         charges and ``result`` what ``forward`` gave. See ``phicalc.model.feedback``.
+    inverse(species_index, graph) -> Tensor
+        of heads whose solves take INVERSE: what is given as such at later geometries.
     response(features, species_index, graph) -> FieldResponse
         of heads that feel an electric field: polarisation of one structure, and what follows.
 

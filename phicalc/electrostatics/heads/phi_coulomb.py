@@ -60,6 +60,7 @@ from phicalc.electrostatics.solvers.flow import (
     solve_flow,
     solve_potential,
 )
+from phicalc.electrostatics.solvers.flow_inverse import flow_inverse
 
 
 class PhiCoulombHead(Head):
@@ -135,7 +136,7 @@ class PhiCoulombHead(Head):
             (N,) | position of each atom's element in ``elements``
         graph
             needs EDGE_INDEX, EDGE_VECTORS, POSITIONS, CELL, PBC, BATCH, TOTAL_CHARGE; may hold
-            POTENTIAL_GUESS and FIELD
+            POTENTIAL_GUESS, INVERSE and FIELD
 
         Raises
         ------
@@ -231,6 +232,18 @@ class PhiCoulombHead(Head):
         return flow_response(
             coefficients, self.coulomb(species_index, graph, 0), self.max_iterations
         )
+
+    def inverse(self, species_index: Tensor, graph: Dict[str, Tensor]) -> Tensor:
+        """What solves of this geometry's neighbours may be given as INVERSE: (N, N) float32.
+
+        Raises
+        ------
+        UnsupportedError
+            A slab or a wire, or too large a structure.
+        """
+        weights = self.weights(species_index, graph[fields.EDGE_INDEX], graph[fields.EDGE_VECTORS])
+        hardness, widths = self.hardness(species_index), self.widths(species_index)
+        return flow_inverse(weights.detach(), hardness.detach(), widths.detach(), graph)
 
     def coefficients(
         self, features: List[Tensor], species_index: Tensor, graph: Dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The Laplacian eigenbasis, kept across MD steps, and when it is worth keeping.
+"""The lowest eigenvectors of the Laplacian.
 
 The slow part of a conjugate-gradient solve of (L + μ)φ = b is the long-wavelength end of the
 spectrum, which the k lowest eigenvectors of L span. They change little while the neighbour
@@ -8,7 +8,6 @@ sweep (Zhou, Saad, Tiago, Chelikowsky, doi:10.1016/j.jcp.2006.03.017).
 """
 
 import math
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 import torch
@@ -22,16 +21,6 @@ RITZ_TOLERANCE = 1e-2
 """Relative change of the sum of Ritz values at which a cold start is good enough."""
 
 DENSE_SPECTRUM_LIMIT = 3000
-TRIAL_STEPS = 5
-"""Steps without and then with the basis, after which the cheaper of the two goes on."""
-
-ITERATION_COST_PER_VECTOR = 0.02
-"""What each basis vector adds to an iteration, as a share of an iteration without a basis."""
-
-SOLVE_COST_PER_VECTOR = 1.1
-"""What each basis vector costs per solve outside the iterations (the coarse matrix, and its share
-of refreshing the basis), in iterations without a basis. Both measured by
-tests/benchmarks/eigenbasis_cache.py."""
 
 
 class LaplacianOperator:
@@ -138,137 +127,3 @@ def spectrum(
     else:
         values, vectors = lowest_eigenvectors(weights, edge_index, num_nodes, size or 64)
     return values, vectors.T @ potential
-
-
-@dataclass
-class CacheInfo:
-    """What the cache did since it was made."""
-
-    steps: int = 0
-    """Solves observed."""
-    topologies: int = 0
-    """Neighbour topologies seen."""
-    refreshes: int = 0
-    """Times the basis was computed."""
-    basis_steps: int = 0
-    """Solves that were given a basis."""
-    direct_steps: int = 0
-    """Solves small enough for a direct solve, which needs neither basis nor start."""
-    iterations: int = 0
-    """Conjugate-gradient iterations in all."""
-    last_iterations: int = 0
-    last_residual: float = 0.0
-    mode: str = "not used yet"
-    """'direct', 'basis', 'no basis' (does not pay here) or 'trial' (finding out)."""
-
-    @property
-    def reuse_fraction(self) -> float:
-        """Share of the steps on which the neighbour topology was unchanged."""
-        return 1.0 - self.topologies / self.steps if self.steps else 0.0
-
-
-class SolverCache:
-    """Basis and starting vector of the Φ solve, from one MD step to the next.
-
-    Whatever it holds costs or saves iterations and never changes the answer beyond the solver's
-    tolerance. Whether the basis pays is decided from iteration counts alone, so that a run is
-    reproducible: ``TRIAL_STEPS`` without it, as many with it, then the cheaper.
-
-    Parameters
-    ----------
-    size
-        number k of eigenvectors
-    policy
-        ``"auto"``, or ``"always"`` / ``"never"`` use the basis (for measurements)
-    """
-
-    def __init__(self, size: int = 32, policy: str = "auto") -> None:
-        self.size = size
-        self.policy = policy
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything: the next solve starts cold."""
-        self.info = CacheInfo()
-        self._num_nodes = -1
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the last structure, keep the counts."""
-        self._basis: Optional[Tensor] = None
-        self._topology: Optional[int] = None
-        self._history: list[Tensor] = []
-        self._plain_iterations: list[int] = []
-        self._basis_iterations: list[int] = []
-        self._gave_basis = False
-
-    def basis(self, num_nodes: int) -> Optional[Tensor]:
-        """Basis (N, k) for the coming solve, or None."""
-        if num_nodes != self._num_nodes:
-            self.restart()
-            self._num_nodes = num_nodes
-        self._gave_basis = self._basis is not None and self._wants_basis()
-        return self._basis if self._gave_basis else None
-
-    def guess(self) -> Optional[Tensor]:
-        """Starting vector (N,): the last potentials, extrapolated; or None."""
-        if not self._history:
-            return None
-        if len(self._history) == 1:
-            return self._history[0]
-        if len(self._history) == 2:
-            return 2.0 * self._history[0] - self._history[1]
-        return 3.0 * (self._history[0] - self._history[1]) + self._history[2]
-
-    def observe(
-        self,
-        topology: int,
-        weights: Optional[Tensor],
-        edge_index: Tensor,
-        potential: Tensor,
-        iterations: int,
-        residual: float,
-    ) -> None:
-        """Learn from a finished solve; computes the basis of a new topology if it is wanted."""
-        info = self.info
-        info.steps += 1
-        info.iterations += iterations
-        info.last_iterations, info.last_residual = iterations, residual
-        info.basis_steps += self._gave_basis
-        new_topology = topology != self._topology
-        info.topologies += new_topology
-        self._topology = topology
-        if iterations == 0 and residual == 0.0:
-            info.direct_steps += 1
-            info.mode = "direct"
-            return
-        counts = self._basis_iterations if self._gave_basis else self._plain_iterations
-        if len(self._history) == 3 and len(counts) < TRIAL_STEPS:
-            counts.append(iterations)
-        self._history = [potential, *self._history[:2]]
-        if self._wants_basis() and (new_topology or self._basis is None):
-            assert weights is not None
-            _, self._basis = lowest_eigenvectors(
-                weights, edge_index, self._num_nodes, self.size, self._basis
-            )
-            info.refreshes += 1
-
-    def _wants_basis(self) -> bool:
-        if self.size == 0:
-            self.info.mode = "no basis"
-            return False
-        if self.policy != "auto":
-            self.info.mode = "basis" if self.policy == "always" else "no basis"
-            return self.policy == "always"
-        if len(self._plain_iterations) < TRIAL_STEPS:
-            self.info.mode = "trial"
-            return False
-        if len(self._basis_iterations) < TRIAL_STEPS:
-            self.info.mode = "trial"
-            return True
-        plain = sum(self._plain_iterations) / TRIAL_STEPS
-        based = sum(self._basis_iterations) / TRIAL_STEPS
-        per_iteration = 1.0 + ITERATION_COST_PER_VECTOR * self.size
-        pays = based * per_iteration + SOLVE_COST_PER_VECTOR * self.size < plain
-        self.info.mode = "basis" if pays else "no basis"
-        return pays

@@ -15,6 +15,7 @@ from phicalc.electrostatics.laplacian import (
     adjacency_matrix,
     apply_laplacian,
     edge_difference,
+    laplace,
     laplacian_rows,
     node_sum,
 )
@@ -26,6 +27,7 @@ from phicalc.electrostatics.solvers.charges import (
     relative_square,
     root,
 )
+from phicalc.electrostatics.solvers.flow_inverse import descend_by_inverse
 from phicalc.electrostatics.solvers.looks import (
     iterations_between_looks,
     look,
@@ -101,6 +103,7 @@ def solve_potential(
             guess,
             tolerance,
             max_iterations,
+            inverse=graph.get(fields.INVERSE),
         )
     kernel = coulomb.kernel(parameters.hardness)
     laplacian = laplacian_rows(
@@ -127,7 +130,7 @@ def solve_flow(
     Parameters
     ----------
     coulomb
-        A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD
+        A; its graph needs EDGE_INDEX and EDGE_VECTORS, and may hold FIELD and INVERSE
     guess
         (N,) | V | potential to start iterations from
     refinements
@@ -191,6 +194,7 @@ def flow_iteratively(
     tolerance: float = TOLERANCE,
     max_iterations: int = MAX_ITERATIONS,
     rounding: float = ROUNDING,
+    inverse: Optional[Tensor] = None,
     block: int = 0,
 ) -> Tuple[Tensor, int, float]:
     """φ of (1 + K L) φ = s by conjugate gradients in the inner product xᵀLy.
@@ -208,6 +212,8 @@ def flow_iteratively(
         J (N,) | eV/e², and A
     guess
         (N,) | starting vector; the source without one
+    inverse
+        (N, N) | about (1 + K L)⁻¹, with which to go as far as it goes: see `flow_inverse`
     block
         iterations between looks at the residual; 0: as many as suit the device
 
@@ -226,15 +232,19 @@ def flow_iteratively(
     potential = source if guess is None else guess
     charges = laplace(adjacency, degree, potential)
     residual = source - potential - (hardness * charges + coulomb.apply(charges))
-    flow = laplace(adjacency, degree, residual)
-    rho = torch.dot(residual, flow)
     norm = torch.dot(source, laplace(adjacency, degree, source))
     norm = norm + rounding * torch.dot(degree, source * source)
     target = norm * tolerance**2
-    direction, direction_flow = residual, flow
-    iterations = torch.zeros_like(rho)
-    block = block if block > 0 else iterations_between_looks(source)
     launched = 0
+    if inverse is not None:
+        potential, residual, launched = descend_by_inverse(
+            potential, residual, inverse, adjacency, degree, hardness, coulomb, float(target)
+        )
+    flow = laplace(adjacency, degree, residual)
+    rho = torch.dot(residual, flow)
+    direction, direction_flow = residual, flow
+    iterations = torch.full_like(rho, float(launched))
+    block = block if block > 0 else iterations_between_looks(source)
     seen = look(rho, norm, iterations) if block == 1 else unseen()
     while seen.square > seen.norm * tolerance**2 and launched < max_iterations:
         for _ in range(min(block, max_iterations - launched)):
@@ -255,11 +265,6 @@ def flow_iteratively(
     left = root(relative_square(seen.square, seen.norm))
     check_converged(left)
     return potential, seen.iterations, left
-
-
-def laplace(adjacency: Tensor, degree: Tensor, potential: Tensor) -> Tensor:
-    """Lφ (N,) from L = diag(degree) − adjacency."""
-    return degree * potential - torch.mv(adjacency, potential)
 
 
 def flow_response(

