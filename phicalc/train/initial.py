@@ -23,7 +23,7 @@ from phicalc.train.transfer import (
     take_weights,
 )
 
-CENTRING_STRUCTURES = 64
+CENTRING_STRUCTURES, CENTRING_ATOMS = 64, 4000
 
 
 def new_potential(
@@ -104,7 +104,7 @@ def centre_energies(
 
     Core repulsion and heads add an energy that the least-squares references know nothing of;
     left in, it is the first thing training has to unlearn. The shift is the median over up to 64
-    structures, for a median is not moved by a few with atoms very close.
+    structures, fewer of large ones, for a median is not moved by a few with atoms very close.
 
     Parameters
     ----------
@@ -114,8 +114,11 @@ def centre_energies(
         Shift the constant of the readout in place of the reference energies, which are given.
     """
     known = [number for number, one in enumerate(labelled(graphs, fields.ENERGY)) if one]
-    chosen = known[:: -(-len(known) // CENTRING_STRUCTURES)]
-    sizes = [len(graphs[number][fields.SPECIES]) for number in chosen]
+    sizes_of_all = [len(species) for species in tensors_of(graphs, fields.SPECIES)]
+    largest = max(sizes_of_all[number] for number in known)
+    most = min(CENTRING_STRUCTURES, max(8, CENTRING_ATOMS // largest))
+    chosen = known[:: -(-len(known) // most)]
+    sizes = [sizes_of_all[number] for number in chosen]
     off = deviations(potential, [graphs[number] for number in chosen])
     shift = torch.tensor(off, dtype=torch.float64).div(torch.tensor(sizes)).median()
     if move_readout:

@@ -26,7 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from phicalc import PhiCalculator
-from phicalc.bench.box import _langevin, peak_memory, untrained_model
+from phicalc.bench.box import langevin, peak_memory, untrained_model
 from phicalc.data.boxes import water_box
 from phicalc.model.config import ModelConfig
 
@@ -77,7 +77,7 @@ def measure(head: str, size: int, steps: int, seconds: float) -> HeadResult:
     calculator = PhiCalculator(untrained_model(ModelConfig(heads=HEADS[head]), [1, 8]))
     bare = PhiCalculator(untrained_model(ModelConfig(heads=[]), [1, 8]))
     atoms = water_box(size // 3, seed=0)
-    dynamics = _langevin(atoms, calculator, 0)
+    dynamics = langevin(atoms, calculator, 0)
     evaluate = calculator.calculate = Stopwatch(calculator.calculate)
     step, without = Stopwatch(dynamics.step), Stopwatch(bare.calculate)
     iterations = []
