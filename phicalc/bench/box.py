@@ -29,7 +29,8 @@ from phicalc.errors import PhicalcError, UnsupportedError
 from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
-from phicalc.serving.evaluation import Evaluation, Evaluator, conditions_of
+from phicalc.serving.evaluation import conditions_of
+from phicalc.serving.evaluator import Evaluation, Evaluator
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes
 

@@ -18,7 +18,8 @@ from phicalc.machine.device import resolve_device
 from phicalc.machine.modes import own_modes
 from phicalc.machine.threads import OneThread
 from phicalc.serving.committee import Consensus, consensus
-from phicalc.serving.evaluation import Conditions, Evaluation, Evaluator
+from phicalc.serving.evaluation import Conditions
+from phicalc.serving.evaluator import Evaluation, Evaluator
 from phicalc.serving.model_file import ModelSource, load_models
 from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 

@@ -26,7 +26,8 @@ from phicalc.errors import StoppedError, StructureError, UnsupportedError
 from phicalc.machine.ranks import Ranks
 from phicalc.machine.signals import StopRequest
 from phicalc.serving.committee import consensus
-from phicalc.serving.evaluation import Evaluator, conditions_of
+from phicalc.serving.evaluation import conditions_of
+from phicalc.serving.evaluator import Evaluator
 from phicalc.serving.model_file import ModelSource, load_models
 from phicalc.serving.result import Result
 

@@ -13,15 +13,8 @@ from phicalc.data.read import read_structures
 from phicalc.errors import ConvergenceError, OutputError, StructureError, UnsupportedError
 from phicalc.machine.device import resolve_device
 from phicalc.machine.files import prepare_folder, replacing
-from phicalc.machine.modes import own_modes
-from phicalc.serving.evaluation import (
-    Conditions,
-    admit,
-    conditions_of,
-    evaluate_many,
-    naming,
-    torch_threads,
-)
+from phicalc.machine.modes import own_modes, torch_threads
+from phicalc.serving.evaluation import Conditions, admit, conditions_of, evaluate_many, naming
 from phicalc.serving.model_file import LoadedModel, load_model
 from phicalc.serving.result import Result
 

@@ -13,7 +13,8 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from phicalc import fields
-from phicalc.serving.evaluation import Evaluation, Evaluator, field_obstacle
+from phicalc.serving.evaluation import field_obstacle
+from phicalc.serving.evaluator import Evaluation, Evaluator
 from phicalc.units import COULOMB_CONSTANT
 
 Array = NDArray[np.float64]

@@ -22,7 +22,8 @@ from phicalc import fields
 from phicalc.data.boxes import salt_water
 from phicalc.engines.ase import PhiCalculator
 from phicalc.errors import StructureError, UnsupportedError
-from phicalc.serving.evaluation import Evaluator, conditions_of
+from phicalc.serving.evaluation import conditions_of
+from phicalc.serving.evaluator import Evaluator
 from phicalc.serving.export import describe
 from phicalc.serving.model_file import LoadedModel, load_model, model_bytes, save_model
 from tests.reference_models import small_metadata, small_potential

@@ -13,7 +13,8 @@ from ase.io import write
 
 from phicalc import PhiCalculator, predict
 from phicalc.errors import UnsupportedError
-from phicalc.serving.evaluation import Evaluator, conditions_of
+from phicalc.serving.evaluation import conditions_of
+from phicalc.serving.evaluator import Evaluator
 
 REFUSED = r"one thread at a time.*give each thread its own: copy\.deepcopy"
 REPLACED = r"got those of another thread.*give each thread its own"

@@ -17,7 +17,8 @@ from phicalc.model.config import ModelConfig
 from phicalc.model.derivatives import Differentiated
 from phicalc.model.potential import Potential
 from phicalc.serving.eager import EagerModel
-from phicalc.serving.evaluation import Evaluation, Evaluator, conditions_of, evaluate_many
+from phicalc.serving.evaluation import conditions_of, evaluate_many
+from phicalc.serving.evaluator import Evaluation, Evaluator
 from phicalc.serving.export import describe
 from tests.accelerator import DEVICE, Accelerator, moved
 
