@@ -20,7 +20,7 @@ from phicalc.machine.threads import OneThread
 from phicalc.serving.committee import Consensus, consensus
 from phicalc.serving.evaluation import Conditions
 from phicalc.serving.evaluator import Evaluation, Evaluator
-from phicalc.serving.model_file import ModelSource, load_models
+from phicalc.serving.model_file import ModelSource, load_model, load_models
 from phicalc.serving.response import BORN, POLARIZABILITY, RESPONSE, refuse_undefined, response
 
 Array = NDArray[np.float64]
@@ -385,14 +385,15 @@ class PhiCalculator(ParametersCalculator):
     def __getstate__(self) -> dict[str, Any]:
         """Settings, results and the model files' content; what can be rebuilt is left out."""
         state = {name: value for name, value in self.__dict__.items() if name not in _REBUILT}
-        state["_models"] = [model.data for model in self.models]
+        state["_models"] = [(model.data, model.metadata.dtype) for model in self.models]
         state["parameters"] = dict(self.parameters)  # copy.copy's, too, are its own
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         models = state.pop("_models")
         self.__dict__.update(state)
-        self._load(models)
+        device = resolve_device(self._device)
+        self._load([load_model(data, device, dtype) for data, dtype in models])
 
 
 _REBUILT = {"device", "models", "_evaluator", "_evaluations", "_seconds", "_thread"}

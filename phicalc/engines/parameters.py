@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from phicalc import __version__ as version
 from phicalc.checks.structure import check_field, check_total_charge
-from phicalc.errors import UnsupportedError
+from phicalc.errors import StructureError, UnsupportedError
 from phicalc.machine.threads import OneThreadCalculator
 from phicalc.serving.evaluation import Conditions, conditions_of
 from phicalc.serving.model_file import LoadedModel, ModelSource
@@ -52,8 +52,13 @@ class ParametersCalculator(OneThreadCalculator):
                     "make a new PhiCalculator for another"
                 )
         before = dict(self.parameters)
-        for name, value in changes.items():
-            setattr(self, name, value)
+        try:
+            for name, value in changes.items():
+                setattr(self, name, value)
+        except StructureError:
+            self.parameters.clear()
+            self.parameters.update(before)
+            raise
         same = {name for name in changes if equal(before.get(name), self.parameters.get(name))}
         return {name: value for name, value in changes.items() if name not in same}
 

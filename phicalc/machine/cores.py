@@ -49,10 +49,13 @@ def on_all_cores(
     from loky import ProcessPoolExecutor
 
     chunks = (things[start : start + CHUNK] for start in range(0, len(things), CHUNK))
-    waiting: deque[tuple[Sequence[Thing], Future[list[Made]]]] = deque()
+    waiting: deque[tuple[Sequence[Thing], Future[list[Made]] | None]] = deque()
     with ProcessPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for chunk in chunks:
-            waiting.append((chunk, pool.submit(_all_of, task, chunk)))
+            try:
+                waiting.append((chunk, pool.submit(_all_of, task, chunk)))
+            except BrokenProcessPool:
+                waiting.append((chunk, None))
             if len(waiting) > 2 * number:
                 yield from _taken(task, *waiting.popleft())
         while waiting:
@@ -64,9 +67,10 @@ def _all_of(task: Callable[[Thing], Made], things: Sequence[Thing]) -> list[Made
 
 
 def _taken(
-    task: Callable[[Thing], Made], things: Sequence[Thing], made: "Future[list[Made]]"
+    task: Callable[[Thing], Made], things: Sequence[Thing], made: "Future[list[Made]] | None"
 ) -> list[Made]:
+    """By another process or, where those were killed, as by lack of memory, here."""
     try:
-        return made.result()
-    except BrokenProcessPool:  # killed, as by lack of memory: less is in use here
+        return _all_of(task, things) if made is None else made.result()
+    except BrokenProcessPool:
         return _all_of(task, things)

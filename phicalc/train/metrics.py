@@ -174,6 +174,7 @@ def compare(
         advance(graph[fields.CELL].shape[0])
     assert sums is not None
     count, atoms = sums.size.tolist()
+    counts = +counts  # without what no structure has a label of
     known_errors = [(number, rmse) for number, rmse in enumerate(by_structure) if rmse == rmse]
     return Evaluation(
         round(count),
@@ -183,6 +184,7 @@ def compare(
         values={
             name: (_flat(r for r, _ in kept), _flat(p for _, p in kept))
             for name, kept in values.items()
+            if name in counts
         },
         composition_energies=_composition_energies(species, energies),
         labelled=dict(counts),

@@ -112,12 +112,15 @@ def load_resumable(path: Path, config: TrainConfig, origin: dict[str, Any]) -> C
             f"data.reference_energies: is not that of {path}, {energies or 'none'}; resume with "
             "the same, or start anew"
         )
-    optimizer = begun["optimizer"].get("kind", "adamw")
-    if optimizer != config.optimizer.kind:
-        raise ConfigError(
-            f"optimizer.kind: expected that of {path}, {optimizer}, got {config.optimizer.kind}; "
-            "resume with the same, or start anew with the other from it (initial: best.pt)"
-        )
+    before = {"kind": "adamw", **begun["optimizer"]}
+    for name, wanted in config.optimizer.model_dump(mode="json").items():
+        held = before.get(name, wanted)
+        held = list(held) if isinstance(held, tuple) else held
+        if held != wanted and name != "learning_rate":  # which is the pace, and may differ
+            raise ConfigError(
+                f"optimizer.{name}: expected that of {path}, {held}, got {wanted}; resume with the "
+                "same, or start anew with the other from it (initial: best.pt)"
+            )
     return checkpoint
 
 

@@ -344,6 +344,9 @@ def test_a_float32_file_in_float64():
         assert_allclose(copied.get_forces(atoms), forces, rtol=0, atol=1e-12)
     loaded = atoms.calc.models[0]
     assert loaded.metadata.dtype == "float64"
+    copied = copy.deepcopy(PhiCalculator(loaded, device="cpu"))
+    copied.reset()
+    assert_allclose(copied.get_forces(atoms), forces, rtol=0, atol=1e-12)
     again = PhiCalculator(loaded, device="cpu").get_forces(atoms)
     assert_allclose(again, forces, rtol=0, atol=1e-12)
 

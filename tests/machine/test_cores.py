@@ -46,7 +46,7 @@ def test_what_the_task_raises():
 
 
 def test_goes_on_here_when_processes_die():
-    things = range(3 * CHUNK)
+    things = range(20 * CHUNK)
     assert list(on_all_cores(partial(die_elsewhere, os.getpid()), things, 2)) == list(things)
 
 

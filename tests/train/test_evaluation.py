@@ -175,6 +175,18 @@ def test_what_a_model_does_not_predict_is_not_compared(clusters):
         evaluate_structures(model, frames, properties=["charges", "energy"])
 
 
+def test_a_batch_without_a_label_that_is_not_predicted(clusters, tmp_path):
+    """The batch before, which has no such label, makes none of it either."""
+    model = EagerModel(no_interaction, small_metadata(elements=[29, 79]), torch.device("cpu"))
+    frames = ase.io.read(clusters / "valid.xyz", ":")
+    charges = np.zeros(len(frames[-1]))
+    results = frames[-1].calc.results
+    frames[-1].calc = SinglePointCalculator(frames[-1], **results, charges=charges)
+    ase.io.write(tmp_path / "last.xyz", frames)
+    found = evaluate_file(model, tmp_path / "last.xyz", tmp_path, batch_size=1)
+    assert set(found.labelled) == set(found.values) == {"energy", "forces"}
+
+
 def test_a_label_that_is_asked_for_must_be_there(best, clusters):
     with pytest.raises(DataError, match=r"(?s)valid\.xyz: .*no stress"):
         evaluate_file(best, clusters / "valid.xyz", properties=["stress"])

@@ -93,6 +93,11 @@ def test_a_run_goes_on_with_the_optimizer_that_it_began_with(content, quiet):
     other = parse_config(content | {"optimizer": "soap", "epochs": 4})
     with pytest.raises(ConfigError, match=r"optimizer\.kind: expected .* adamw, got soap; resume"):
         train(other, resume=True, console=quiet)
+    changed = parse_config(content | {"optimizer": {"weight_decay": 0.5}, "epochs": 4})
+    with pytest.raises(ConfigError, match=r"optimizer\.weight_decay: expected .* 0\.001, got 0\.5"):
+        train(changed, resume=True, console=quiet)
+    slower = parse_config(content | {"optimizer": {"learning_rate": 1e-5}, "epochs": 4})
+    assert train(slower, resume=True, console=quiet).stopped_by is None
 
 
 def test_the_callers_random_state_is_left_alone(config, quiet):

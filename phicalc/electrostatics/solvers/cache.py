@@ -6,6 +6,7 @@ the inverse of an earlier geometry for phi-coulomb, kept until its age has cost 
 An aid takes time to make and to use, and must save more.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Optional
@@ -128,6 +129,7 @@ class SolverCache:
         self._fresh: Optional[int] = None  # iterations when the aid was new
         self._age_cost = 0
         self._dropped = False
+        self._once_more = True
         self._gave = False
 
     def held(self, num_nodes: int) -> Optional[Tensor]:
@@ -184,7 +186,7 @@ class SolverCache:
         if self._gave:
             self._aided_steps += 1
             self._aided_iterations += iterations
-            self._fresh = iterations if self._fresh is None else self._fresh
+            self._fresh = iterations if self._fresh is None else min(self._fresh, iterations)
             self._age_cost += iterations - self._fresh
         elif len(self._history) == 3 and len(self._plain) < TRIAL_STEPS:
             self._plain.append(iterations)
@@ -206,9 +208,12 @@ class SolverCache:
         cost = aid.refresh(self._num_nodes)
         old = new_topology if cost == 0.0 else self._age_cost >= cost
         if self._held is not None and not self._pays(aid, cost if old else 0.0):
-            self._held, self._dropped = None, True
-            info.mode = f"no {aid.entry}"
-            return
+            if cost == 0.0 or not self._once_more or self._helped_at_first(aid):
+                self._held, self._dropped = None, True
+                info.mode = f"no {aid.entry}"
+                return
+            self._once_more, old = False, True
+            self._aided_steps, self._aided_iterations, self._refreshes = 0, 0, 0
         tried = self.policy == "always" or self._aided_steps >= TRIAL_STEPS
         info.mode = aid.entry if tried else "trial"
         if old or self._held is None:
@@ -216,6 +221,14 @@ class SolverCache:
             self._refreshes += 1
             self._fresh, self._age_cost = None, 0
             info.refreshes += 1
+
+    def _helped_at_first(self, aid: Aid) -> bool:
+        """Whether the best solve with it took less than those without; else it was made too early.
+
+        Of a geometry before a jump, that is, which the ones after have nothing to do with.
+        """
+        best = math.inf if self._fresh is None else self._fresh
+        return aid.solve(best) < sum(self._plain) / TRIAL_STEPS
 
     def _wanted(self, aid: Aid) -> bool:
         few = aid.most_atoms is None or self._num_nodes <= aid.most_atoms

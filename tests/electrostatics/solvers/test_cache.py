@@ -106,8 +106,24 @@ def test_an_inverse_is_dropped_where_it_costs_more_than_it_saves():
     assert pretend(cache, 1000, lambda age: 10 if age is None else 4 + age) == [7]
     assert cache.info.mode == "no inverse" and cache.info.aided_steps == 6
     cache = SolverCache(INVERSE)
-    assert pretend(cache, 1000, lambda age: 10) == [7]  # of no use at all
-    assert cache.info.mode == "no inverse" and cache.info.aided_steps == TRIAL_STEPS
+    assert pretend(cache, 1000, lambda age: 10) == [7, 12]  # of no use at all, tried twice
+    assert cache.info.mode == "no inverse" and cache.info.aided_steps == 2 * TRIAL_STEPS
     cache = SolverCache(INVERSE)
     assert pretend(cache, 3000, lambda age: 10) == []  # too large to keep
     assert cache.info.mode == "no inverse"
+
+
+def test_an_inverse_of_before_a_jump_is_made_once_more():
+    """The first one is of a geometry that no later one is like: 17 iterations instead of 10."""
+    cache, made = SolverCache(INVERSE), []
+    for step in range(60):
+        given = cache.held(1000) is not None
+        count = 10 if not given else 17 if len(made) == 1 else 4 + (step - made[-1]) // 5
+
+        def make(_, step=step):
+            made.append(step)
+            return torch.zeros(1000, 1)
+
+        cache.observe(0, make, torch.zeros(0), count, 1e-7)
+    assert made[:2] == [7, 12] and len(made) == 5
+    assert cache.info.mode == "inverse"
