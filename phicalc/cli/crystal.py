@@ -138,7 +138,8 @@ def phonons(
 
 def _matrix(stiffness: "Stiffness", kind: str) -> Table:
     """The 6×6 elastic constants."""
-    table = Table(title=f"elastic constants, {kind} / GPa", show_header=True)
+    title = f"elastic constants, {kind} / GPa, along x, y, z of the file"
+    table = Table(title=title, show_header=True)
     names = ("xx", "yy", "zz", "yz", "xz", "xy")
     for name in ("", *names):
         table.add_column(name, justify="right")

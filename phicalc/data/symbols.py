@@ -89,7 +89,8 @@ def numbers_of_types(
     Raises
     ------
     UnsupportedError
-        No symbol of an element; or a mass that is none of an element's.
+        No symbol of an element; a mass that is none of an element's; or a symbol beside the mass
+        of another element of the model.
     """
     if symbols is not None:
         given = symbols if isinstance(symbols, Mapping) else dict(enumerate(symbols, start=1))
@@ -100,10 +101,23 @@ def numbers_of_types(
                     f"expected the symbol of an element for atom type {kind}, got {symbol!r}"
                 )
             numbers[kind] = atomic_numbers[symbol]
+            if masses is not None and 0 < kind <= len(masses):
+                _refuse_mass_of_another(kind, symbol, float(masses[kind - 1]), known)
         return numbers
     own = np.zeros(0) if masses is None else masses
     kinds = [_number_of_mass(kind, mass, known) for kind, mass in enumerate(own, start=1)]
     return np.array([0, *kinds], dtype=np.int64)
+
+
+def _refuse_mass_of_another(kind: int, symbol: str, mass: float, known: Collection[int]) -> None:
+    """Isotopes have masses of their own; that of another element of the model is a mistake."""
+    for number in known:
+        near = abs(atomic_masses[number] - mass) <= _MASS_TOLERANCE
+        if near and number != atomic_numbers[symbol]:
+            raise UnsupportedError(
+                f"expected an element of mass {mass:g} u for atom type {kind}, "
+                f"{chemical_symbols[number]}, got {symbol}; name the elements in the order of types"
+            )
 
 
 def _number_of_mass(kind: int, mass: float, known: Collection[int]) -> int:

@@ -278,10 +278,7 @@ def test_what_the_page_says_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("model.pt").symlink_to(MODEL)
     salt = salt_water(n_water=6, n_pairs=1, seed=2)
-    write(
-        "salt.data", salt, format="lammps-data", masses=True, atom_style="charge",
-        specorder=["H", "O", "Na", "Cl"],
-    )  # fmt: skip
+    write("salt.data", salt, format="lammps-data", masses=True, atom_style="charge")
     Path("in.lmp").write_text(block("in.lmp"), encoding="utf-8")
     commands = block("commands").splitlines()
     assert len(commands) == 3

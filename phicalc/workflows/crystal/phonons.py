@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from ase import Atoms, units
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 FLAT = 0.01
 """Frequencies (THz) below this do not count in thermal sums: acoustic modes at Γ."""
 
+Cells = Annotated[int, Field(ge=1)]
+
 
 class PhononSettings(CrystalSettings):
     """A phonon calculation. Lengths in Å, frequencies in THz, temperatures in K."""
@@ -44,7 +46,7 @@ class PhononSettings(CrystalSettings):
     supercell_length: Positive = Field(
         15.0, description="smallest height of the supercell along each axis, Å"
     )
-    supercell: tuple[int, int, int] | None = Field(
+    supercell: tuple[Cells, Cells, Cells] | None = Field(
         None, description="cells along each axis, instead of the length"
     )
     displacement: Positive = Field(0.01, description="displacement of an atom, both ways, Å")
