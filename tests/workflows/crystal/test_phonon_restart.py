@@ -139,7 +139,7 @@ def test_another_series_or_calculator_is_refused(stopped):
 
 def test_the_command_tells_a_signal_from_a_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "phicalc.cli.crystal.open_atoms", lambda *a: alloy(Counting(interrupt_at=3))
+        "phicalc.cli.evaluation.Structure.open", lambda *a: alloy(Counting(interrupt_at=3))
     )
     command = ["phonons", "m.pt", "s.xyz", "--no-relax", "--length", "5", "-o", str(tmp_path)]
     result = CliRunner().invoke(app, command)
