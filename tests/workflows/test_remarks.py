@@ -71,7 +71,7 @@ def test_masses_and_velocities():
 
 
 def test_commands_say_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("phicalc.cli.simulate.open_atoms", lambda *a: held)
+    monkeypatch.setattr("phicalc.cli.evaluation.Structure.open", lambda *a: held)
     held = with_mask(tmp_path, FixAtoms([0, 2]))
     command = ["relax", "m.pt", "s.xyz", "-o", str(tmp_path / "r")]
     result = CliRunner().invoke(app, command)
