@@ -31,7 +31,7 @@ def half_pairs(
         (N, 3) float64 in Å, wrapped or not.
     frame
         (3, 3) in Å: cell vectors, and unit normals of the others in place of those that are not
-        periodic (`phicalc.data.neighbours.periodic_frame`).
+        periodic (`phicalc.data.lattice.periodic_frame`).
     pbc
         (3,) periodic directions.
     radius

@@ -28,18 +28,19 @@ class Backbone(nn.Module):
         Parameters
         ----------
         species_index
-            (N,) int64 | place of each atom's element in the model's list
+            (N,) int64 | place of each atom's element in the model's list; with kinds (T,), of each
+            kind
         initial
-            (N, F) | added to the embedding of the element; of the model's dtype, as what follows
+            (N, F) | added to the embedding of the element; of the model's dtype, as what follows;
+            with kinds (T, F)
         edge_index
-            (2, E) int64 | sender j, receiver i; E = 0 included
+            (2, E) int64 | sender j, receiver i, sorted by receiver; E = 0 included
         edge_vectors
             (E, 3) | Å | r_j + S·cell − r_i
         edge_gates
             (E,) | in [0, 1], a factor of the envelope
         kinds
-            (N,) int64 | atoms of one kind have the same initial features; without them all may
-            differ
+            (N,) int64 | the kind of each atom, 0 … T − 1, where atoms of one kind start alike
         counts
             (N,) int64 | edges to each atom, ascending, on the CPU: known there, nobody has to wait
             for a GPU to count them; without them they are counted

@@ -205,7 +205,7 @@ class DensityNetwork(Backbone):
         kinds: Optional[Tensor] = None,
         counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
-        """Node features h¹ … hᵀ, each (N, F); edges sorted by receiver."""
+        """Node features h¹ … hᵀ, each (N, F); arguments as of every `Backbone`."""
         alike = self.embedding(species_index) + initial
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]
         block = block_size(num_nodes, edge_vectors, self.block, self.small_block)

@@ -191,24 +191,7 @@ class PaiNN(Backbone):
         kinds: Optional[Tensor] = None,
         counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
-        """Node features h¹ … hᵀ, each (N, F).
-
-        Parameters
-        ----------
-        species_index
-            (N,) | position of each atom's element in the model's list
-        initial
-            (N, F) | added to the embedding of the element
-        edge_index, edge_vectors
-            (2, E), (E, 3) | edges sorted by receiver, shorter than the cutoff | Å
-        edge_gates
-            (E,) | what is left of each edge, in [0, 1]; a factor of the envelope
-        kinds
-            (N,) int64 | where atoms that start alike are of one kind, the first two are of each
-            kind, (T,) and (T, F), and this is the kind of each atom
-        counts
-            (N,) int64 | edges to each atom, ascending, on the CPU, where they are known
-        """
+        """Node features h¹ … hᵀ, each (N, F); arguments as of every `Backbone`."""
         alike = self.embedding(species_index) + initial
         few = kinds is not None and 4 * alike.shape[0] <= alike.shape[1]
         num_nodes = alike.shape[0] if kinds is None else kinds.shape[0]

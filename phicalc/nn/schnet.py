@@ -133,29 +133,7 @@ class SchNet(Backbone):
         kinds: Optional[Tensor] = None,
         counts: Optional[Tensor] = None,
     ) -> List[Tensor]:
-        """Node features after each interaction block.
-
-        Parameters
-        ----------
-        species_index
-            (N,) int64 | place of the atom's element in the model's list.
-        initial
-            (N, F) | added to the embedding of the element.
-        edge_index
-            (2, E) int64 | sender j, receiver i; in any order, E = 0 included.
-        edge_vectors
-            (E, 3) | Å | r_j + S·cell − r_i, of the model's dtype.
-        edge_gates
-            (E,) | - | what is left of each edge, in [0, 1]; a factor of the envelope.
-        kinds
-            (N,) int64 | where atoms that start alike are of one kind, the first two are of each
-            kind, (T,) and (T, F), and this is the kind of each atom.
-
-        Returns
-        -------
-        List[Tensor]
-            T tensors (N, F) | h¹ … hᵀ.
-        """
+        """Node features h¹ … hᵀ, each (N, F); arguments as of every `Backbone`, in any order."""
         distances = torch.linalg.vector_norm(edge_vectors, dim=1)
         basis = self.basis(distances)
         envelope = (self.envelope(distances) * edge_gates).unsqueeze(1)
