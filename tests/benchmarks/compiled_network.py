@@ -60,7 +60,7 @@ class Compiled:
         vectors = graph[fields.EDGE_VECTORS].detach().requires_grad_(True)
         graph[fields.EDGE_VECTORS] = vectors
 
-        def given_rows(edge_index, edge_vectors, edge_gates, num_nodes, cutoff, block):
+        def given_rows(edge_index, edge_vectors, edge_gates, num_nodes, cutoff, block, counts=None):
             senders = torch.cat([b.reshape(-1) for b in blocks])
             padding = torch.zeros(senders.shape[0], 3, dtype=edge_vectors.dtype)
             padding = padding + torch.tensor([cutoff, 0.0, 0.0], dtype=edge_vectors.dtype)
