@@ -1,10 +1,10 @@
 """The program inside a model file: TorchScript. The only module that touches ``torch.jit``.
 
 What else could stand in its place has the functions and the class of this module. Nothing does yet.
-torch.export with AOTInductor runs the network 1.4 to 1.6 times as fast (water, PaiNN 64×3, no heads,
-one thread, torch 2.13: 192 atoms in 21 ms, neighbour rows included, against 34; 648 in 104 against
-144; the heads would stay as they are), but only for the number of atoms and the widths of rows that
-it was compiled for: compiled for any, it aborts with a double free. In MD the widths change with
+torch.export with AOTInductor runs the network 1.4 to 1.6 times as fast (water, PaiNN 64×3, no
+heads, one thread, torch 2.13: 192 atoms in 21 ms, neighbour rows included, against 34; 648 in 104
+against 144; the heads would stay as they are), but only for the number of atoms and the widths of
+rows that it was compiled for: compiled for any, it aborts with a double free. In MD the widths change with
 every neighbour list, a compilation takes a C++ compiler half a minute, and what it makes suits one
 kind of processor. Measured by tests/benchmarks/compiled_network.py, to be looked at again with a
 newer torch.
