@@ -4,10 +4,10 @@ What else could stand in its place has the functions and the class of this modul
 torch.export with AOTInductor runs the network 1.4 to 1.6 times as fast (water, PaiNN 64×3, no
 heads, one thread, torch 2.13: 192 atoms in 21 ms, neighbour rows included, against 34; 648 in 104
 against 144; the heads would stay as they are), but only for the number of atoms and the widths of
-rows that it was compiled for: compiled for any, it aborts with a double free. In MD the widths change with
-every neighbour list, a compilation takes a C++ compiler half a minute, and what it makes suits one
-kind of processor. Measured by tests/benchmarks/compiled_network.py, to be looked at again with a
-newer torch.
+rows that it was compiled for: compiled for any, it aborts with a double free. In MD the widths
+change with every neighbour list, a compilation takes a C++ compiler half a minute, and what it
+makes suits one kind of processor. Measured by tests/benchmarks/compiled_network.py, to be looked at
+again with a newer torch.
 """
 
 import copy
